@@ -1,0 +1,1 @@
+"""The domain: detectors, calibration, evidence, incidents, trust. Pure but for `adapters`."""

@@ -1,0 +1,1 @@
+"""The I/O that streams and workers share: Kafka, registry, HTTP probes."""

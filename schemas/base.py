@@ -1,0 +1,98 @@
+"""Base classes of all events: frozen, strict, JSON in UTF-8, times in RFC 3339."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
+
+from schemas import strict_json
+from schemas.errors import SchemaError
+
+MAX_OWN_BYTES = 16 * 1024 * 1024
+
+
+def _utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        msg = "a time needs a zone; write it in UTC with a final Z"
+        raise ValueError(msg)
+    return value.astimezone(UTC)
+
+
+def format_time(value: datetime) -> str:
+    """Write a time as RFC 3339 in UTC with milliseconds.
+
+    >>> format_time(datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC))
+    '2026-01-02T03:04:05.678Z'
+    """
+    utc = value.astimezone(UTC)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+
+
+def from_millis(milliseconds: int) -> datetime:
+    """Turn Kafka's milliseconds since 1970 into a time in UTC."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest * 1000)
+
+
+def to_millis(value: datetime) -> int:
+    """Turn a time into milliseconds since 1970, rounding down."""
+    return int(value.timestamp()) * 1000 + value.microsecond // 1000
+
+
+Time = Annotated[datetime, AfterValidator(_utc), PlainSerializer(format_time, return_type=str)]
+"""A time on the wire: RFC 3339, UTC, milliseconds."""
+
+Severity = Literal["info", "low", "medium", "high", "critical"]
+SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
+
+
+class Model(BaseModel):
+    """A part of an event; readers of our own topics ignore fields that they do not know."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="ignore", allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class Event(Model):
+    """An event of our own: one module each, found by ``event``."""
+
+    event: ClassVar[str]
+    """Name in ``ce_type`` (``nnsec.<event>.v1``) and on the command line."""
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> Self:
+        """Read an event strictly.
+
+        Raises
+        ------
+        SchemaError
+            Naming the field, for anything that is not this event.
+        """
+        strict_json.check(value, limit=MAX_OWN_BYTES)
+        assert value is not None  # noqa: S101 - `check` raised otherwise
+        try:
+            return cls.model_validate_json(value)
+        except ValidationError as error:
+            raise to_schema_error(error) from error
+
+    def encode(self) -> bytes:
+        """Write the event as UTF-8 JSON without spaces."""
+        return self.model_dump_json(by_alias=True).encode()
+
+
+class UserEvent(Event):
+    """An event that users send: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def to_schema_error(error: ValidationError) -> SchemaError:
+    """Name the first field that pydantic refused."""
+    first: Any = error.errors(include_url=False, include_input=False)[0]
+    field = ""
+    for part in first["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
+    return SchemaError(first["msg"], field=field or "value")

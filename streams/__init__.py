@@ -1,0 +1,1 @@
+"""The Faust application: one agent a module, and the delivery layer."""

@@ -1,0 +1,1 @@
+"""Processes around the streams: remediation, view, trainer, embedded services, command line."""
