@@ -1,0 +1,66 @@
+"""What a role is: a function from records to outputs, and all that it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
+
+from nnsec.adapters.records import Out, Record
+from nnsec.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.checkpoints import Checkpoints
+    from streams.control import Control
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the process shares between its roles.
+
+    Parameters
+    ----------
+    logs:
+        Topic, without the prefix, to the identity of its log.
+    worker:
+        Identity of this process in ``models.status``.
+    """
+
+    settings: Settings
+    logs: Mapping[str, UUID]
+    control: Control
+    checkpoints: Checkpoints
+    worker: UUID
+
+
+class Agent(Protocol):
+    """One role; the delivery layer alone acknowledges, retries and writes dead letters.
+
+    `process`, `tick` and `assigned` of one agent never run at the same time.
+    """
+
+    role: str
+    """Its group is ``<prefix><role>``."""
+
+    topics: tuple[str, ...]
+    """What it consumes, without the prefix."""
+
+    async def assigned(self, partitions: frozenset[tuple[str, int]]) -> None:
+        """Take note of all (topic, partition) that this worker holds after a rebalance.
+
+        Records at and after the committed offsets are delivered (again) after it.
+        """
+
+    async def process(self, records: Sequence[Record]) -> Sequence[Out]:
+        """Turn one micro-batch, in log order per partition, into its outputs.
+
+        The batch is acknowledged after all outputs were. If this raises, state must be as if it
+        had not been called, for the batch is split to find the record that cannot pass; a
+        ``TransientError`` has the whole batch tried again until it passes.
+        """
+        ...
+
+    async def tick(self, now: float) -> Sequence[Out]:
+        """Do what time asks for, about every 0.25 s; ``now`` is seconds since 1970."""
+        ...
