@@ -1,0 +1,427 @@
+"""Evidence: what a subject's inputs say about it, so that false accusations fit the budget.
+
+Nothing else opens an evasion incident. Each subject and (level, bet) holds ``M ← (M + w) · e``; the
+evidence is the mean of the M, and at 1 it alarms and all M return to 0. Expected false alarms are
+at most the sum of the ``w`` handed out, however subjects depend on each other, for subjects whose
+honest inputs (repeats counted once) pass each threshold at most at its rate given their past.
+
+Source: Shin, Ramdas and Rinaldo, "E-detectors" (2024); the certified rates: Bates and others,
+"Testing for outliers with conformal p-values" (2023).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+from nnsec.errors import DigestMismatch
+
+LEVELS = (0.001, 0.003, 0.01, 0.03, 0.1)
+KAPPA = 2.0
+DELTA = 0.01
+TOP_BET = 0.95
+BETS = 3
+CELLS = len(LEVELS) * BETS
+BOUND = 1.0
+QUIET = 1e-3
+"""Below this evidence the figures of a subject's stretch start again."""
+TAGS = 4
+DAY_MS = 24 * 3600 * 1000
+ANONYMOUS = "anonymous"
+
+SLOT = np.dtype(
+    [
+        ("m", "<f4", (CELLS,)),
+        ("evidence", "<f4"),
+        ("key", "V16"),               # digest of the subject's id
+        ("recent", "<u8", (3,)),      # newest fingerprints; a flood of others cannot push them out
+        ("inputs", "<u4"),            # of the stretch since the evidence was last near 0
+        ("passed", "<u2", (len(LEVELS),)),
+        ("tags", "<u2", (TAGS,)),     # what the rows of the stretch were suspected of
+        ("era", "<u2"),               # which checkpoint's bets the M were made with
+    ]
+)  # fmt: skip
+"""All that is kept of a subject: 128 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """A calibration tier, as far as evidence needs it.
+
+    Parameters
+    ----------
+    n:
+        Calibration points.
+    levels:
+        Nominal rates, ascending, each in (0, 1); at most five.
+    rates:
+        Certified rates q: what honest inputs pass the level's threshold at, at most.
+    """
+
+    n: int
+    levels: tuple[float, ...]
+    rates: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.levels) <= len(LEVELS) or len(self.rates) != len(self.levels):
+            msg = f"{len(self.levels)} levels with {len(self.rates)} rates; 1 to 5 pairs are needed"
+            raise ValueError(msg)
+
+    @classmethod
+    def certified(
+        cls,
+        n: int,
+        levels: Sequence[float] = LEVELS,
+        *,
+        kappa: float = KAPPA,
+        delta: float = DELTA,
+    ) -> Levels:
+        """Rates that hold for all levels at once with probability 1 − δ over the calibration draw.
+
+        The threshold is the m-th largest of n scores, m = max(1, ⌈ℓn⌉), passed strictly above; the
+        rate is κ · BetaInv(1 − δ/J; m, n − m + 1) (Clopper-Pearson).
+
+        >>> [round(q, 3) for q in Levels.certified(400).rates]
+        [0.031, 0.042, 0.06, 0.118, 0.302]
+        """
+        m = np.array([max(1, math.ceil(round(level * n, 9))) for level in levels])
+        q = kappa * beta.ppf(1 - delta / len(levels), m, np.maximum(n - m + 1, 1))
+        return cls(n, tuple(levels), tuple(float(v) for v in q))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bets:
+    """The e-values of one tier.
+
+    Parameters
+    ----------
+    factors:
+        (J + 1, 15) float32: row k holds the e-values of an input that passed k thresholds.
+    used:
+        (15,) float32: 1/cells for cells that count in the mean, 0 for duplicates.
+    era:
+        Names the checkpoint; on a change the evidence is spread evenly over the cells.
+    rates:
+        The rates that were bet against.
+    """
+
+    factors: NDArray[np.float32]
+    used: NDArray[np.float32]
+    era: int
+    rates: tuple[float, ...]
+
+    @classmethod
+    def against(
+        cls, base: Levels, *, rates: Sequence[float] | None = None, version: str = ""
+    ) -> Bets:
+        """Bets on rates over the certified ones; ``rates`` raises them (a tier, or drift)."""
+        q = np.maximum(np.array(base.rates), base.rates if rates is None else np.array(rates))
+        cells = _bets(np.array(base.rates))
+        duplicate = np.zeros((len(LEVELS), BETS), bool)
+        duplicate[:, 1] = cells[:, 1] == cells[:, 0]
+        duplicate[:, 2] = (cells[:, 2] == cells[:, 1]) | (cells[:, 2] == cells[:, 0])
+        duplicate[len(q) :] = True
+        r = _bets(q)[: len(q)]
+        qs = np.broadcast_to(np.minimum(q, 1.0)[:, None], r.shape)
+        fair = r > qs  # a bet at or under the rate would not be an e-value
+        above = np.where(fair, r / qs, 1.0)
+        below = np.where(fair, (1 - r) / np.where(fair, 1 - qs, 1.0), 1.0)
+        factors = np.ones((len(q) + 1, len(LEVELS), BETS))
+        for passed in range(len(q) + 1):  # an input passes the lowest thresholds first
+            factors[passed, : len(q)] = below
+            factors[passed, len(q) - passed : len(q)] = above[len(q) - passed :]
+        flat = factors.reshape(len(q) + 1, CELLS).astype(np.float32)
+        flat = np.where(flat == 1, flat, np.nextafter(flat, np.float32(0)))  # never rounded up
+        used = (~duplicate.reshape(CELLS)).astype(np.float32)
+        era = zlib.crc32(version.encode()) & 0xFFFF
+        return cls(flat, used / used.sum(), era, tuple(float(v) for v in q))
+
+
+def _bets(q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(5, 3) rates bet on; rows past the levels repeat the last one."""
+    q = np.concatenate([q, np.repeat(q[-1:], len(LEVELS) - len(q))])
+    return np.minimum(
+        np.stack([3 * q, np.maximum(np.sqrt(q), 3 * q), np.full_like(q, TOP_BET)], axis=1), TOP_BET
+    )
+
+
+def step(
+    m: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    used: NDArray[np.float32],
+    weight: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Advance any number of subjects by one input each.
+
+    Parameters
+    ----------
+    m:
+        (…, 15) state, changed in place.
+    factors:
+        (…, 15) e-values of each subject's input: rows of `Bets.factors`.
+    used:
+        (15,) weights of the mean.
+    weight:
+        The w handed to each.
+
+    Returns
+    -------
+    m:
+        The state; all 0 where it alarmed.
+    evidence:
+        (…) evidence before the return to 0; an alarm where it is at least 1.
+    """
+    m += np.float32(weight)
+    m *= factors
+    evidence: NDArray[np.float32] = np.asarray((m * used).sum(-1, dtype=np.float32))
+    m[evidence >= BOUND] = 0
+    return m, evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A subject's evidence reached the bound, with the figures of the stretch that led there."""
+
+    evidence: float
+    inputs: int
+    passed: tuple[int, ...]
+    tags: tuple[int, ...]
+
+
+class Allowance:
+    """What part of the budget may be handed out in a day of stream time.
+
+    Parameters
+    ----------
+    weight:
+        The w handed out each time: share · budget / expected times a day.
+    daily:
+        The most that they sum to in a day: share · budget.
+    """
+
+    def __init__(self, *, weight: float, daily: float) -> None:
+        self.weight = weight
+        self.daily = daily
+        self._most = math.floor(daily / weight + 1e-9)
+        self._day = 0
+        self._times = 0
+
+    @property
+    def spent(self) -> float:
+        """Handed out in the current day."""
+        return self._times * self.weight
+
+    def draw(self, now: int) -> float:
+        """The next w, at stream time ``now`` (ms); 0 when the day's part is spent."""
+        day = now // DAY_MS
+        if day > self._day:
+            self._day, self._times = day, 0
+        if self._times >= self._most:
+            return 0.0
+        self._times += 1
+        return self.weight
+
+    def state(self) -> tuple[int, int]:
+        """The day, and how often it was drawn."""
+        return self._day, self._times
+
+    def restore(self, state: Sequence[int]) -> None:
+        """Take up what `state` gave."""
+        self._day, self._times = (int(v) for v in state)
+
+
+class Evidence:
+    """The evidence on all subjects of one model and one kind.
+
+    Parameters
+    ----------
+    allowance:
+        Where the w of each input come from.
+    capacity:
+        Subjects kept; when full, the one with the least evidence goes.
+    memory:
+        Further (subject, fingerprint) pairs remembered over all subjects; 8 bytes each.
+    """
+
+    def __init__(self, allowance: Allowance, *, capacity: int, memory: int = 1 << 16) -> None:
+        self.allowance = allowance
+        self.capacity = capacity
+        self.evicted = 0
+        self.repeated = 0
+        self._slots = np.zeros(min(capacity, 64), SLOT)
+        self._index: dict[bytes, int] = {}
+        self._memory = np.zeros(memory, np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of state, the shared memory of fingerprints aside."""
+        return len(self._index) * SLOT.itemsize
+
+    def evidence(self, subject: str) -> float:
+        """The evidence on a subject now; 0 for an unknown one."""
+        slot = self._index.get(_key(subject))
+        return 0.0 if slot is None else float(self._slots["evidence"][slot])
+
+    def update(
+        self, subject: str, level: int, fingerprint: int, bets: Bets, *, now: int, tag: int = -1
+    ) -> tuple[bool, Crossing | None]:
+        """Take in one input, in log order.
+
+        Parameters
+        ----------
+        subject:
+            Whose input it is; ``anonymous`` is never judged.
+        level:
+            Thresholds passed, 0 to J.
+        fingerprint:
+            Equal for inputs that are to count once.
+        bets:
+            Of the input's checkpoint and tier.
+        now:
+            Stream time, ms.
+        tag:
+            What the row is suspected of, 0 to 3; −1 for nothing in particular.
+
+        Returns
+        -------
+        counted:
+            False for a repeat, which adds nothing.
+        crossing:
+            Set if the evidence reached the bound.
+        """
+        key = _key(subject)
+        slot = self._index.get(key)
+        if self._repeats(key, slot, fingerprint):
+            self.repeated += 1
+            return False, None
+        if subject == ANONYMOUS:
+            return True, None
+        if slot is None:
+            slot = self._admit(key, bets.era)
+        row = self._slots[slot]
+        recent = row["recent"]
+        recent[1:] = recent[:-1].copy()
+        recent[0] = fingerprint
+        return True, self._advance(row, min(level, len(bets.rates)), bets, now, tag)
+
+    def _advance(
+        self, row: Any, level: int, bets: Bets, now: int, tag: int
+    ) -> Crossing | None:
+        m = row["m"]
+        if row["era"] != bets.era:  # keeps the mean, whatever cells count in it from now on
+            m[:] = row["evidence"]
+            row["era"] = bets.era
+        if row["evidence"] < QUIET:
+            row["inputs"], row["passed"], row["tags"] = 0, 0, 0
+        row["inputs"] += 1
+        if level:
+            passed = row["passed"][len(bets.rates) - level : len(bets.rates)]
+            passed += (passed < 0xFFFF).astype(np.uint16)
+        if 0 <= tag < TAGS and row["tags"][tag] < 0xFFFF:
+            row["tags"][tag] += 1
+        _, evidence = step(m, bets.factors[level], bets.used, self.allowance.draw(now))
+        value = float(evidence)
+        if value < BOUND:
+            row["evidence"] = value
+            return None
+        row["evidence"] = 0
+        return Crossing(
+            value,
+            int(row["inputs"]),
+            tuple(row["passed"].tolist()[: len(bets.rates)]),
+            tuple(row["tags"].tolist()),
+        )
+
+    def _repeats(self, key: bytes, slot: int | None, fingerprint: int) -> bool:
+        if slot is not None and fingerprint in self._slots["recent"][slot].tolist():
+            return True
+        digest = hashlib.blake2b(
+            key + fingerprint.to_bytes(8, "little"), digest_size=8, usedforsecurity=False
+        ).digest()
+        pair = int.from_bytes(digest, "little") or 1
+        place = pair % len(self._memory)
+        if int(self._memory[place]) == pair:
+            return True
+        self._memory[place] = pair
+        return False
+
+    def _admit(self, key: bytes, era: int) -> int:
+        slot = len(self._index)
+        if slot >= self.capacity:
+            slot = int(self._slots["evidence"].argmin())
+            del self._index[self._slots["key"][slot].tobytes()]
+            self.evicted += 1
+        elif slot >= len(self._slots):
+            grown = np.zeros(min(self.capacity, 2 * len(self._slots)), SLOT)
+            grown[: len(self._slots)] = self._slots
+            self._slots = grown
+        self._slots[slot] = np.zeros((), SLOT)
+        self._slots["key"][slot] = np.void(key)
+        self._slots["era"][slot] = era
+        self._index[key] = slot
+        return slot
+
+    def snapshot(self) -> bytes:
+        """All of the state, with a digest; no pickle."""
+        counters = np.array(
+            [*self.allowance.state(), self.evicted, self.repeated], np.int64
+        )
+        return seal(
+            counters=counters, slots=self._slots[: len(self._index)].view(np.uint8),
+            memory=self._memory,
+        )  # fmt: skip
+
+    def restore(self, snapshot: bytes) -> None:
+        """Take up a snapshot.
+
+        Raises
+        ------
+        DigestMismatch
+            If its bytes are not what was written.
+        """
+        arrays = unseal(snapshot)
+        *spent, self.evicted, self.repeated = arrays["counters"].tolist()
+        self.allowance.restore(spent)
+        slots = arrays["slots"].view(SLOT)
+        self._slots = np.zeros(max(len(slots), min(self.capacity, 64)), SLOT)
+        self._slots[: len(slots)] = slots
+        self._index = {key.tobytes(): slot for slot, key in enumerate(slots["key"])}
+        self._memory = arrays["memory"].copy()
+
+
+def _key(subject: str) -> bytes:
+    return hashlib.blake2b(subject.encode(), digest_size=16, usedforsecurity=False).digest()
+
+
+def seal(**arrays: NDArray[Any]) -> bytes:
+    """Write arrays as npz without pickle, behind their SHA-256."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    body = buffer.getvalue()
+    return hashlib.sha256(body).digest() + body
+
+
+def unseal(snapshot: bytes) -> dict[str, NDArray[Any]]:
+    """Read what `seal` wrote.
+
+    Raises
+    ------
+    DigestMismatch
+        If the bytes differ.
+    """
+    if hashlib.sha256(snapshot[32:]).digest() != snapshot[:32]:
+        raise DigestMismatch("a state snapshot's bytes differ from its digest; it is not restored")
+    with np.load(io.BytesIO(snapshot[32:]), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

@@ -1,0 +1,280 @@
+"""Windows of votes: one client, one vote, judged against an interval.
+
+A window is a number of inputs in log order. In it each client has one vote a signal: the share of
+its inputs that show the signal. For each signal an e-detector bets that the votes lie outside what
+calibration allows: ``M ← (M + w) · Π (1 + f (v/u − 1))`` over the votes v, u the interval's bound, f
+a few fixed stakes; the product is an e-value if each vote, given those before it, has a mean within
+the interval (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
+2023). The fifth of the clients that stood out most in the windows *before* has no vote, so that a
+client cannot make a drift alone; the choice is made from the past, so the e-values stay valid.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsec.change import Change
+from nnsec.evidence import BOUND, Allowance
+
+HISTORY = 4
+"""Windows that the pooled rates are taken over."""
+OUTLYING = 0.2
+"""Share of the clients that is left out as the few who may hold an excess."""
+STAKES = np.array([0.15, 0.4, 0.8])
+CAP = 1e30
+Place = tuple[str, str, int, int, int, int]
+"""(log, topic, partition, offset, row, stream time in ms)."""
+NOWHERE: Place = ("", "", 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What is watched, and the interval that it may move in.
+
+    Parameters
+    ----------
+    name:
+        As a person reads it.
+    low, high:
+        The null interval for the mean vote, within [0, 1].
+    weight:
+        Its part of the allowance; all parts sum to at most 1.
+    """
+
+    name: str
+    low: float
+    high: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A signal that left its interval.
+
+    Parameters
+    ----------
+    pooled, rest:
+        Mean vote of all clients, and without the fifth of them that stands out most.
+    by:
+        Who found it: ``interval`` (the e-detector), ``adwin``, ``page_hinkley``.
+    clients, moved:
+        Voters, and how many of them are outside the interval by themselves.
+    top_share:
+        Share of the whole excess that the outlying fifth holds.
+    since:
+        First input of the window in which the evidence began to grow.
+    """
+
+    signal: Signal
+    verdict: str
+    evidence: float
+    by: tuple[str, ...]
+    pooled: float
+    rest: float
+    clients: int
+    moved: int
+    top_share: float
+    since: Place
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Votes:
+    keys: NDArray[np.uint64]
+    votes: NDArray[np.float64]
+
+
+class Panel:
+    """All signals of one kind of rows of one model.
+
+    Parameters
+    ----------
+    signals:
+        What is watched; every row brings a value in [0, 1] for each.
+    size:
+        Inputs in a window.
+    allowance:
+        Where the w of each window come from.
+    anonymous:
+        The key of rows without a client: one client, unless there are no others.
+    """
+
+    def __init__(
+        self, signals: Sequence[Signal], *, size: int, allowance: Allowance, anonymous: int = 0
+    ) -> None:
+        self.signals = tuple(signals)
+        self.size = size
+        self.windows = 0
+        self.allowance = allowance
+        self._anonymous = anonymous
+        count = len(self.signals)
+        self._high = np.clip([s.high for s in signals], 1e-9, 1.0)
+        self._low = np.clip([s.low for s in signals], 0.0, 1.0)
+        self._weights = np.array([s.weight for s in signals])
+        self._keys = np.zeros(size, np.uint64)
+        self._values = np.zeros((size, count))
+        self._filled = 0
+        self._m = np.zeros((count, 2, len(STAKES)))
+        self._history: deque[_Votes] = deque(maxlen=HISTORY)
+        self._change = [Change() for _ in signals]
+        self._found = np.full((count, 2), -HISTORY - 1)  # window of the last adwin, page_hinkley
+        self._first: Place = NOWHERE
+        self._since: list[Place] = [NOWHERE] * count
+
+    @property
+    def evidence(self) -> NDArray[np.float64]:
+        """(signals,) evidence that each is outside its interval; an alarm at 1."""
+        found: NDArray[np.float64] = self._m.mean(-1).max(-1)
+        return found
+
+    def add(self, key: int, values: NDArray[np.float64], place: Place) -> list[Shift] | None:
+        """Take in one row, in log order.
+
+        Returns
+        -------
+        shifts:
+            None within a window; at its end, the signals that are found outside their interval.
+        """
+        if self._filled == 0:
+            self._first = place
+        self._keys[self._filled] = key
+        self._values[self._filled] = values
+        self._filled += 1
+        if self._filled < self.size:
+            return None
+        self._filled = 0
+        return self._close(place[-1])
+
+    def _close(self, now: int) -> list[Shift]:
+        keys, votes = _votes(self._keys, self._values)
+        if len(keys) == 1 and int(keys[0]) == self._anonymous:
+            keys, votes = np.arange(self.size, dtype=np.uint64), self._values.copy()
+        voting = self._voting(keys)
+        weights = self.allowance.draw(now) * self._weights
+        idle = self.evidence <= 3 * weights
+        self._since = [
+            self._first if idle[i] else since for i, since in enumerate(self._since)
+        ]
+        self._m = np.minimum((self._m + weights[:, None, None]) * self._bet(votes, voting), CAP)
+        self._history.append(_Votes(keys, votes))
+        self.windows += 1
+        for i, change in enumerate(self._change):
+            found = change.update(votes[voting[:, i], i].tolist())
+            for which, name in enumerate(("adwin", "page_hinkley")):
+                if name in found:
+                    self._found[i, which] = self.windows
+        return self._judge()
+
+    def _bet(
+        self, votes: NDArray[np.float64], voting: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """(signals, 2, stakes) e-values of a window, against the upper and the lower bound."""
+        over = votes / self._high - 1
+        under = np.where(self._low > 0, (self._low - votes) / (1 - self._low + 1e-12), 0.0)
+        sides = np.stack([over, under], axis=-1)  # (clients, signals, 2), each at least -1
+        factors = 1 + STAKES * sides[..., None]
+        product: NDArray[np.float64] = np.where(voting[:, :, None, None], factors, 1.0).prod(0)
+        return np.minimum(product, CAP)
+
+    def _voting(self, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """(clients, signals): not those that stood out most in the windows before."""
+        voting = np.ones((len(keys), len(self.signals)), bool)
+        if not self._history:
+            return voting
+        known, mean = self._pool()
+        place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        past = np.where((known[place] == keys)[:, None], self._excess(mean)[place], 0.0)
+        few = _few(len(keys))
+        worst = np.argsort(-past, axis=0, kind="stable")[:few]
+        np.put_along_axis(voting, worst, np.take_along_axis(past, worst, 0) <= 0, 0)
+        return voting
+
+    def _excess(self, votes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How far each vote lies outside the interval."""
+        outside: NDArray[np.float64] = np.maximum(votes - self._high, self._low - votes)
+        return np.maximum(outside, 0.0)
+
+    def _pool(self) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+        """Each client's mean vote over the windows kept."""
+        return _votes(
+            np.concatenate([v.keys for v in self._history]),
+            np.concatenate([v.votes for v in self._history]),
+        )
+
+    def rest(self) -> NDArray[np.float64]:
+        """(signals,) mean vote now, without the fifth of the clients with the largest votes.
+
+        0 while there are fewer than three clients: nothing can be said about what all show.
+        """
+        if not self._history:
+            return np.zeros(len(self.signals))
+        _, mean = self._pool()
+        if len(mean) < 3:
+            return np.zeros(len(self.signals))
+        rest: NDArray[np.float64] = np.sort(mean, axis=0)[: len(mean) - _few(len(mean))].mean(0)
+        return rest
+
+    def outside(self) -> bool:
+        """Whether any signal's pooled vote, without the outlying fifth, is outside now."""
+        if not self._history:
+            return False
+        _, mean = self._pool()
+        return any(self._measure(i, mean[:, i])[1] for i in range(len(self.signals)))
+
+    def _measure(
+        self, index: int, votes: NDArray[np.float64]
+    ) -> tuple[float, bool, float, int]:
+        """Of one signal: rest, whether that is outside, the top's share, clients outside."""
+        low, high = self._low[index], self._high[index]
+        excess = np.maximum(np.maximum(votes - high, low - votes), 0.0)
+        order = np.argsort(-excess, kind="stable")
+        few = _few(len(votes))
+        # of clients that are all within, none stands out
+        top = order[:few][excess[order[:few]] > 0]
+        kept = np.delete(votes, top)
+        rest = float(kept.mean()) if len(kept) else 0.5 * float(low + high)
+        share = float(excess[top].sum() / excess.sum()) if excess.any() else 0.0
+        return rest, bool(rest > high or rest < low), share, int((excess > 0).sum())
+
+    def _judge(self) -> list[Shift]:
+        _, mean = self._pool()
+        pooled = mean.mean(0)
+        evidence = self.evidence
+        shifts = []
+        for i, signal in enumerate(self.signals):
+            recent = self.windows - self._found[i] < HISTORY
+            by = [n for n, r in zip(("adwin", "page_hinkley"), recent, strict=True) if r]
+            if evidence[i] >= BOUND:
+                by.insert(0, "interval")
+                self._m[i] = 0
+            out = self._excess(mean)[:, i].any() and not (
+                self._low[i] <= pooled[i] <= self._high[i]
+            )
+            if not by or not out:
+                continue
+            rest, spread, share, moved = self._measure(i, mean[:, i])
+            shifts.append(
+                Shift(
+                    signal, "spread" if spread else "concentrated", float(evidence[i]), tuple(by),
+                    float(pooled[i]), rest, len(mean), moved, share, self._since[i],
+                )
+            )  # fmt: skip
+        return shifts
+
+
+def _few(clients: int) -> int:
+    return max(1, int(np.ceil(OUTLYING * clients - 1e-9)))
+
+
+def _votes(
+    keys: NDArray[np.uint64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+    """Clients in order of their keys, and the mean of each one's rows."""
+    unique, inverse = np.unique(keys, return_inverse=True)
+    sums = np.zeros((len(unique), values.shape[1]))
+    np.add.at(sums, inverse, values)
+    return unique, sums / np.bincount(inverse)[:, None]
