@@ -29,6 +29,8 @@ class IncidentSubject(Model):
     evidence: float
     counts: dict[str, float]
     episodes: tuple[UUID, ...] = ()
+    seqs: tuple[int, ...] = ()
+    """The highest ``seq`` heard of each of ``episodes``."""
 
 
 class IncidentAction(Model):

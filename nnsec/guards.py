@@ -1,0 +1,193 @@
+"""The guards of the automation: a pure fold of actions that says what may be done without a person.
+
+At most one automatic rollback per model in 10 minutes and max(1, 10 %) of all models in an hour;
+quarantines of at most max(1, 10 %) of the active sources in an hour; a target is not touched again
+while it cools down; what a person reversed is not done again by a machine; empty or wide targets
+are refused whoever asks; `halt` stops all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from nnsec.errors import GuardRefused
+from schemas.action import Action
+
+COOL_DOWN = timedelta(minutes=10)
+HOUR = timedelta(hours=1)
+SHARE = 0.1
+MEMORY = timedelta(days=1)
+"""How long a reversal by a person stands against the automation."""
+EVERYTHING = "*"
+WIDE = frozenset({"", "*", "all", "any", "anonymous", "unknown"})
+"""Names that are no single target; ``anonymous`` is whoever did not say who he is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What someone wants to do.
+
+    Parameters
+    ----------
+    action:
+        ``quarantine``, ``rollback``, …
+    model:
+        The model that it is for.
+    target:
+        A source, or for a rollback the model.
+    version:
+        The active version that a rollback would leave; None where that means nothing.
+    automatic:
+        False if a person asked or approved: then only the target is judged.
+    """
+
+    action: str
+    model: str
+    target: str
+    automatic: bool
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """How much there is that could be acted on: configured models, sources of the last hour."""
+
+    models: int
+    sources: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """One action that began to change something."""
+
+    kind: Literal["quarantine", "release", "rollback", "promote"]
+    model: str
+    target: str
+    automatic: bool
+    time: datetime
+    left: int | None
+    reached: int | None
+
+
+class Ledger:
+    """What was done so far, folded from ``actions`` in their order.
+
+    Examples
+    --------
+    >>> Ledger().halted("digits")
+    False
+    """
+
+    def __init__(self) -> None:
+        self._effects: dict[str, _Effect] = {}
+        self._halts: dict[str, tuple[datetime, bool]] = {}
+
+    def learn_one(self, action: Action) -> None:
+        """Fold one action result; the same one again changes nothing."""
+        if action.action in {"halt", "resume"}:
+            if action.outcome == "done":
+                where = action.model or EVERYTHING
+                before = self._halts.get(where)
+                if before is None or before[0] <= action.time:
+                    self._halts[where] = (action.time, action.action == "halt")
+            return
+        if action.figures.get("needed") is False or action.outcome == "denied":
+            self._effects.pop(action.id, None)
+            return
+        kind = action.action
+        if kind not in {"quarantine", "release", "rollback", "promote"}:
+            return
+        if action.outcome not in {"running", "done", "failed"}:
+            return
+        before_effect = self._effects.get(action.id)
+        self._effects[action.id] = _Effect(
+            kind=kind,  # type: ignore[arg-type]
+            model=action.model,
+            target=action.model if kind in {"rollback", "promote"} else action.subject.id,
+            automatic=action.automatic,
+            time=before_effect.time if before_effect else action.time,
+            left=_version(action, "from"),
+            reached=_version(action, "to"),
+        )
+
+    def halted(self, model: str) -> bool:
+        """Whether the kill switch is on, for all models or for this one.
+
+        The newer of the two holds, so that `resume` of one model is possible under a wide `halt`.
+        """
+        found = [self._halts[name] for name in (EVERYTHING, model) if name in self._halts]
+        return max(found)[1] if found else False
+
+    def check(self, request: Request, *, now: datetime, population: Population) -> None:
+        """Let a request pass, or say why not.
+
+        Raises
+        ------
+        GuardRefused
+            With the guard and its figures; a person may still approve, unless the target itself
+            is refused.
+        """
+        check_target(request)
+        if not request.automatic:
+            return
+        if self.halted(request.model):
+            raise GuardRefused("kill switch: the automation is halted; `resume` ends that")
+        self._check_reversal(request, now)
+        same = [e for e in self._effects.values() if e.kind == request.action and e.automatic]
+        target = request.model if request.action == "rollback" else request.target
+        latest = max((e.time for e in same if e.target == target), default=None)
+        if latest is not None and now - latest < COOL_DOWN:
+            raise GuardRefused(
+                f"cool-down: {request.action} of {target} was done by itself less than "
+                f"{COOL_DOWN.total_seconds() / 60:.0f} minutes ago"
+            )
+        recent = {e.target for e in same if now - e.time < HOUR}
+        total = population.models if request.action == "rollback" else population.sources
+        allowed = max(1, int(SHARE * total))
+        if len(recent | {target}) > allowed:
+            raise GuardRefused(
+                f"rate: {len(recent)} of {total} were acted on in the last hour, "
+                f"at most {allowed} may be without a person"
+            )
+
+    def _check_reversal(self, request: Request, now: datetime) -> None:
+        """Refuse to do again what was done by itself and then reversed: no flapping."""
+        effects = sorted(
+            (e for e in self._effects.values() if now - e.time < MEMORY), key=lambda e: e.time
+        )
+        undone = False
+        acted = False
+        for effect in effects:
+            if request.action == "quarantine" and effect.target == request.target:
+                acted = acted or (effect.kind == "quarantine" and effect.automatic)
+                undone = undone or (acted and effect.kind == "release")
+            elif request.action == "rollback" and effect.target == request.model:
+                left = effect.left is not None and effect.left == request.version
+                back = effect.reached is not None and effect.reached == request.version
+                acted = acted or (effect.kind == "rollback" and effect.automatic and left)
+                undone = undone or (acted and back)
+        if undone:
+            raise GuardRefused(
+                f"flapping: {request.action} of {request.target} was done and reversed within a "
+                "day; a person must decide now"
+            )
+
+
+def check_target(request: Request) -> None:
+    """Refuse a target that is empty or means many.
+
+    Raises
+    ------
+    GuardRefused
+        Whoever asks: no person can approve that.
+    """
+    for name in (request.target, request.model):
+        if name.strip().lower() in WIDE or "*" in name:
+            raise GuardRefused(f"target: {name!r} is not one single target")
+
+
+def _version(action: Action, name: str) -> int | None:
+    value = action.figures.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

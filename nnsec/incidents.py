@@ -1,0 +1,294 @@
+"""The life of an incident: one transition function, total over (state, event).
+
+    open ──────────────▶ awaiting_approval ──▶ containing ──▶ contained ──▶ resolved
+      ▲  a new subject ◀───────────────────────────────────────┘              │
+      └── an alert of an episode that was not over after all ◀────────────────┘
+    any but finished ──▶ failed (an action failed), dismissed (a person said so)
+
+The state is derived from the states of the actions, never set. docs/incidents.md draws the whole
+table; it is part of the contract, and tests/nnsec/test_incidents.py walks through all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID, uuid5
+
+from nnsec import subjects
+from schemas.action import Action
+from schemas.alert import Alert, Subject
+from schemas.base import SEVERITIES, Severity
+from schemas.incident import (
+    FINISHED,
+    ActionState,
+    Incident,
+    IncidentAction,
+    IncidentState,
+    IncidentSubject,
+    Transition,
+)
+from schemas.threats import family
+
+MAX_HISTORY = 50
+ROLE = "correlate"
+
+Change = Literal["none", "evidence", "transition"]
+_RANK: dict[ActionState, int] = {
+    "proposed": 0, "awaiting_approval": 1, "running": 2, "done": 3, "denied": 3, "failed": 3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSeen:
+    """An alert came in."""
+
+    alert: Alert
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSeen:
+    """Remediation reported a step of an action."""
+
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Dismissed:
+    """A person ended the incident."""
+
+    by: str
+    reason: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Nothing was heard of the incident for ``seconds``."""
+
+    seconds: float
+    time: datetime
+
+
+Event = AlertSeen | ActionSeen | Dismissed | Quiet
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The incident after an event, and how it changed.
+
+    ``transition``: the state changed, the version is already one higher: write it now.
+    ``evidence``: the same state and version; write it when the rate allows, after `stamped`.
+    ``none``: nothing new, as when a record is delivered again.
+    """
+
+    incident: Incident | None
+    change: Change
+
+
+def incident_id(log: UUID, alert: Alert) -> UUID:
+    """UUIDv5(log of ``alerts``, "model/family/opening episode")."""
+    return uuid5(log, f"{alert.model}/{family(alert.threat)}/{alert.episode}")
+
+
+def step(incident: Incident | None, event: Event, *, log: UUID) -> Step:
+    """Apply one event to an incident, or to none.
+
+    Parameters
+    ----------
+    incident:
+        The incident that the event is for; None if there is none yet. A finished one is only
+        for alerts of episodes that it `knows`.
+    event:
+        What happened.
+    log:
+        Identity of the topic ``alerts``, the namespace of incident ids.
+
+    Returns
+    -------
+    The incident after it. The function is pure, and never raises.
+    """
+    if incident is None:
+        if isinstance(event, AlertSeen):
+            return Step(_opened(event.alert, log), "transition")
+        return Step(None, "none")
+    if isinstance(event, AlertSeen):
+        return _alert(incident, event.alert)
+    if isinstance(event, ActionSeen):
+        return _action(incident, event.action)
+    if isinstance(event, Dismissed):
+        return _finish(incident, "dismissed", event.by, event.reason, event.time)
+    return _quiet(incident, event)
+
+
+def knows(incident: Incident, alert: Alert) -> bool:
+    """Whether an alert's episode was met in this incident."""
+    return any(alert.episode in item.episodes for item in incident.subjects)
+
+
+def heard(incident: Incident, alert: Alert) -> bool:
+    """Whether this very message was counted in this incident."""
+    return any(
+        item.subject == alert.subject and subjects.heard(item, alert) for item in incident.subjects
+    )
+
+
+def stamped(incident: Incident) -> Incident:
+    """The incident with the next version, for a record that only adds evidence."""
+    return incident.model_copy(update={"version": incident.version + 1})
+
+
+def derive(
+    actions: tuple[IncidentAction, ...], involved: tuple[IncidentSubject, ...]
+) -> IncidentState:
+    """The state that the actions' states amount to, for an incident that is not finished.
+
+    >>> derive((), ())
+    'open'
+    """
+    states = {a.state for a in actions if not a.figures.get("dry_run")}
+    if "failed" in states:
+        return "failed"
+    if "awaiting_approval" in states:
+        return "awaiting_approval"
+    if states & {"proposed", "running"}:
+        return "containing"
+    if states == {"done"} and all(_answered(item.subject, actions) for item in involved):
+        return "contained"
+    return "open"
+
+
+def _answered(subject: Subject, actions: tuple[IncidentAction, ...]) -> bool:
+    """Whether something was done about a subject, or about the whole model."""
+    return any(a.subject == subject or a.subject.kind == "model" for a in actions)
+
+
+def _opened(alert: Alert, log: UUID) -> Incident:
+    involved, totals = subjects.merge((), alert, 0.0)
+    opening = Transition(
+        from_="",
+        to="open",
+        version=1,
+        by=ROLE,
+        reason=_line(f"{alert.threat}: {alert.subject.kind} {alert.subject.id}"),
+        time=alert.time,
+    )
+    return Incident(
+        id=incident_id(log, alert),
+        version=1,
+        state="open",
+        model=alert.model,
+        model_version=alert.model_version,
+        family=family(alert.threat),
+        threats=(alert.threat,),
+        severity=alert.severity,
+        subjects=involved,
+        first_seen=alert.time,
+        last_seen=alert.time,
+        evidence=totals,
+        history=(opening,),
+    )
+
+
+def _alert(incident: Incident, alert: Alert) -> Step:
+    known = next((s for s in incident.subjects if s.subject == alert.subject), None)
+    if incident.state == "dismissed" or heard(incident, alert):
+        return Step(incident, "none")
+    involved, totals = subjects.merge(
+        incident.subjects, alert, incident.evidence.get("subjects_left_out", 0.0)
+    )
+    updated = incident.model_copy(
+        update={
+            "subjects": involved,
+            "model_version": alert.model_version,
+            "threats": subjects.with_threat(incident.threats, alert.threat),
+            "severity": worse(incident.severity, alert.severity),
+            "first_seen": min(incident.first_seen, alert.time),
+            "last_seen": max(incident.last_seen, alert.time),
+            "evidence": totals,
+        }
+    )
+    name = f"{alert.subject.kind} {alert.subject.id}"
+    if known is None and incident.state == "contained":
+        return _moved(updated, "open", ROLE, f"new subject: {name}", alert.time)
+    if incident.state == "resolved":
+        return _moved(updated, "open", ROLE, f"not over: {name}", alert.time)
+    return Step(updated, "evidence")
+
+
+def _action(incident: Incident, action: Action) -> Step:
+    known = next((a for a in incident.actions if a.action_id == action.id), None)
+    if known is not None and (known.time, _RANK[known.state]) >= (
+        action.time,
+        _RANK[action.outcome],
+    ):
+        return Step(incident, "none")
+    entry = IncidentAction(
+        action=action.action,
+        action_id=action.id,
+        subject=action.subject,
+        state=action.outcome,
+        by=action.by,
+        reason=action.reason,
+        time=action.time,
+        figures=action.figures,
+    )
+    actions = (
+        (*incident.actions, entry)
+        if known is None
+        else tuple(entry if a is known else a for a in incident.actions)
+    )
+    updated = incident.model_copy(update={"actions": actions})
+    if incident.state in FINISHED:
+        return Step(updated, "evidence")
+    state = derive(actions, updated.subjects)
+    if state == incident.state:
+        return Step(updated, "evidence")
+    note = ""
+    reason = f"{action.action} of {action.subject.kind} {action.subject.id}: {action.outcome}"
+    if state == "contained" and any(a.figures.get("monitor_only") for a in actions):
+        note = "contained (monitor only)"
+        reason = note
+    elif action.reason:
+        reason = f"{reason}; {action.reason}"
+    return _moved(updated.model_copy(update={"note": note}), state, action.by, reason, action.time)
+
+
+def _quiet(incident: Incident, event: Quiet) -> Step:
+    """Quiet ends what is open or contained; what failed, runs or waits needs more than time."""
+    if incident.state not in {"open", "contained"}:
+        return Step(incident, "none")
+    return _finish(incident, "resolved", ROLE, f"quiet for {event.seconds:g} s", event.time)
+
+
+def _finish(incident: Incident, state: IncidentState, by: str, reason: str, time: datetime) -> Step:
+    if incident.state in FINISHED:
+        return Step(incident, "none")
+    return _moved(incident, state, by, reason, time)
+
+
+def _moved(incident: Incident, state: IncidentState, by: str, reason: str, time: datetime) -> Step:
+    version = incident.version + 1
+    change = Transition(
+        from_=incident.state, to=state, version=version, by=by, reason=_line(reason), time=time
+    )
+    history = (*incident.history, change)[-MAX_HISTORY:]
+    return Step(
+        incident.model_copy(update={"state": state, "version": version, "history": history}),
+        "transition",
+    )
+
+
+def worse(one: Severity, other: Severity) -> Severity:
+    """The more severe of two.
+
+    >>> worse("low", "high")
+    'high'
+    """
+    return max(one, other, key=SEVERITIES.index)
+
+
+def _line(text: str) -> str:
+    """One line of at most 300 characters: subjects are the users' words."""
+    return " ".join(text.split())[:300]

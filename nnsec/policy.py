@@ -1,0 +1,96 @@
+"""The policy: which actions an incident calls for, from the tables ``[policy.<family>]``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+from nnsec.errors import ConfigError
+from nnsec.settings import PolicyTable
+from schemas.alert import Subject
+from schemas.base import SEVERITIES
+from schemas.incident import FINISHED, Incident
+from schemas.threats import FAMILIES
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One action for one subject that the policy wants.
+
+    ``order`` is its place in the policy: the actions for one subject run one after the other, and
+    a later one is not begun if an earlier one did not get done.
+    """
+
+    id: str
+    action: str
+    subject: Subject
+    order: int
+    approval: bool
+
+
+def action_id(incident: UUID, action: str, subject: Subject) -> str:
+    """UUIDv5(incident, "action/kind/id"), so that asking twice is asking once.
+
+    >>> action_id(UUID(int=1), "rollback", Subject(kind="model", id="digits"))
+    '787cfb5b-3703-554e-9c06-7302561e1369'
+    """
+    return str(uuid5(incident, f"{action}/{subject.kind}/{subject.id}"))
+
+
+def check(policy: Mapping[str, PolicyTable], actions: Collection[str]) -> None:
+    """Check the policy's names against what exists.
+
+    Raises
+    ------
+    ConfigError
+        Naming the unknown family or action, and those that are known.
+    """
+    for family, table in policy.items():
+        if family not in FAMILIES:
+            raise ConfigError(f"unknown family [policy.{family}]; known: {', '.join(FAMILIES)}")
+        for name in table.actions:
+            if name not in actions:
+                known = ", ".join(sorted(actions))
+                raise ConfigError(
+                    f"unknown action {name!r} in [policy.{family}] actions; known: {known}"
+                )
+
+
+def plan(
+    incident: Incident,
+    policy: Mapping[str, PolicyTable],
+    kinds: Mapping[str, Collection[str]],
+) -> tuple[Intent, ...]:
+    """What the policy wants done about an incident as it is now.
+
+    Parameters
+    ----------
+    incident:
+        Finished ones call for nothing.
+    policy:
+        By family.
+    kinds:
+        Action name to the kinds of subjects that it is for.
+
+    Returns
+    -------
+    Intents in the order in which they are to run: all actions of one subject, then the next one.
+    """
+    table = policy.get(incident.family)
+    if table is None or incident.state in FINISHED:
+        return ()
+    if SEVERITIES.index(incident.severity) < SEVERITIES.index(table.severity):
+        return ()
+    return tuple(
+        Intent(
+            id=action_id(incident.id, name, item.subject),
+            action=name,
+            subject=item.subject,
+            order=order,
+            approval=table.approval == "required",
+        )
+        for item in incident.subjects
+        for order, name in enumerate(table.actions)
+        if item.subject.kind in kinds.get(name, ())
+    )

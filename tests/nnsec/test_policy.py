@@ -1,0 +1,89 @@
+"""Which actions an incident calls for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from nnsec.errors import ConfigError
+from nnsec.policy import action_id, check, plan
+from nnsec.settings import PolicyTable
+from schemas.alert import Subject
+from schemas.incident import Incident, IncidentSubject
+
+T0 = datetime(2026, 1, 2, tzinfo=UTC)
+KINDS = {"quarantine": ("source",), "rollback": ("source", "model")}
+POLICY = {"poisoning": PolicyTable(actions=("quarantine", "rollback"), approval="none")}
+
+
+def incident(*subjects: tuple[str, str], **changes: Any) -> Incident:
+    inside = tuple(
+        IncidentSubject(
+            subject=Subject(kind=kind, id=name), threats=("backdoor",), alerts=1,
+            first_seen=T0, last_seen=T0, evidence=1.0, counts={},
+        )
+        for kind, name in subjects
+    )  # fmt: skip
+    values: dict[str, Any] = {
+        "id": UUID(int=5), "version": 1, "state": "open", "model": "digits",
+        "family": "poisoning", "threats": ("backdoor",), "severity": "high",
+        "subjects": inside, "first_seen": T0, "last_seen": T0, "evidence": {},
+    }  # fmt: skip
+    return Incident(**values | changes)
+
+
+def test_each_subject_gets_the_actions_in_their_order() -> None:
+    """Quarantine before rollback, one source after the other."""
+    intents = plan(incident(("source", "a"), ("source", "b")), POLICY, KINDS)
+    assert [(i.subject.id, i.action, i.order) for i in intents] == [
+        ("a", "quarantine", 0), ("a", "rollback", 1), ("b", "quarantine", 0), ("b", "rollback", 1),
+    ]  # fmt: skip
+    assert not any(i.approval for i in intents)
+    assert len({i.id for i in intents}) == 4
+    assert intents[0].id == action_id(UUID(int=5), "quarantine", Subject(kind="source", id="a"))
+
+
+def test_planning_twice_is_planning_once() -> None:
+    """Ids are functions of incident, action and subject."""
+    one = incident(("source", "a"))
+    assert plan(one, POLICY, KINDS) == plan(one.model_copy(update={"version": 9}), POLICY, KINDS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"severity": "medium"}, {"family": "evasion"}, {"state": "resolved"},
+        {"state": "dismissed"}, {"subjects": ()},
+    ],
+)  # fmt: skip
+def test_nothing_is_done_that_the_policy_does_not_ask_for(changes: dict[str, Any]) -> None:
+    """Too mild, another family, finished, or without a subject: no action."""
+    assert plan(incident(("source", "a"), **changes), POLICY, KINDS) == ()
+
+
+def test_an_action_is_only_for_its_kinds() -> None:
+    """A model cannot be quarantined as a source."""
+    intents = plan(incident(("model", "digits"), ("client", "c")), POLICY, KINDS)
+    assert [(i.action, i.subject.kind) for i in intents] == [("rollback", "model")]
+
+
+def test_approval_is_the_default() -> None:
+    """Nothing acts by itself unless the configuration says so."""
+    policy = {"poisoning": PolicyTable(actions=("quarantine",))}
+    assert plan(incident(("source", "a")), policy, KINDS)[0].approval
+
+
+@pytest.mark.parametrize(
+    ("family", "actions", "said"),
+    [("poisoning", ("quarantin",), "unknown action 'quarantin'"), ("poison", (), "unknown family")],
+)
+def test_a_wrong_name_is_a_configuration_error(
+    family: str, actions: tuple[str, ...], said: str
+) -> None:
+    """A misspelt action would otherwise never run, and nobody would know."""
+    with pytest.raises(ConfigError, match=said):
+        check({family: PolicyTable(actions=actions)}, KINDS)
+    check(POLICY, KINDS)
