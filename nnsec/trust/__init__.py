@@ -1,0 +1,1 @@
+"""Who said so: keys, signed envelopes, model statements and commands."""
