@@ -52,7 +52,7 @@ class Kafka(Table):
     session_timeout: float = 10.0
     drain_seconds: float = 20.0
     fetch_max_wait_ms: int = 10
-    """10 suits the embedded broker, which sleeps half of it; Apache Kafka answers at once anyway."""
+    """10 suits the embedded broker, which sleeps half of it; Apache Kafka answers at once."""
     max_batch: int = 512
     max_message_bytes: int | None = None
 
