@@ -1,14 +1,13 @@
-# `make demo` and `make test` are each complete on a machine with Python 3.11+ and make.
+# `make test` is complete on a machine with Python 3.11+ and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types unit setup clean
+.PHONY: test lint types unit setup clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    set up, then watch a model attacked and defended (about a minute)"
 	@echo "make test    set up, then lint, type-check and run the tests"
 	@echo "make setup   only make the virtual environment in $(VENV)"
 
@@ -18,9 +17,6 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 setup: $(READY)
-
-demo: $(READY)
-	$(BIN)/nnsec demo
 
 lint: $(READY)
 	$(BIN)/ruff check .
