@@ -8,6 +8,7 @@ not whether it left what calibration allows: that is the interval's part.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,9 @@ class Change:
     """ADWIN and Page-Hinkley side by side; votes are in [0, 1]."""
 
     def __init__(self) -> None:
-        self._adwin = drift.ADWIN(delta=ADWIN_DELTA, clock=1)
-        self._hinkley = drift.PageHinkley(min_instances=30, delta=TOLERANCE, threshold=SUM)
+        make: Any = drift  # River's types are partial
+        self._adwin = make.ADWIN(delta=ADWIN_DELTA, clock=1)
+        self._hinkley = make.PageHinkley(min_instances=30, delta=TOLERANCE, threshold=SUM)
 
     def update(self, votes: Iterable[float]) -> frozenset[str]:
         """Take votes in order; the names of the detectors that found a change among them."""

@@ -2,9 +2,9 @@
 
 A window is a number of inputs in log order. In it each client has one vote a signal: the share of
 its inputs that show the signal. For each signal an e-detector bets that the votes lie outside what
-calibration allows: ``M ← (M + w) · Π (1 + f (v/u − 1))`` over the votes v, u the interval's bound, f
-a few fixed stakes; the product is an e-value if each vote, given those before it, has a mean within
-the interval (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
+calibration allows: ``M ← (M + w) · Π (1 + f (v/u − 1))`` over the votes v, u the interval's bound,
+f a few fixed stakes; the product is an e-value if each vote, given those before it, has a mean
+within the interval (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
 2023). The fifth of the clients that stood out most in the windows *before* has no vote, so that a
 client cannot make a drift alone; the choice is made from the past, so the e-values stay valid.
 """
@@ -12,8 +12,9 @@ client cannot make a drift alone; the choice is made from the past, so the e-val
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,12 @@ HISTORY = 4
 """Windows that the pooled rates are taken over."""
 OUTLYING = 0.2
 """Share of the clients that is left out as the few who may hold an excess."""
+FEWEST = 3
+"""Clients from which on something can be said about what all show."""
 STAKES = np.array([0.15, 0.4, 0.8])
 CAP = 1e30
+IDLE = 3.0
+"""A signal's evidence up to this many times its w is where honest votes keep it."""
 Place = tuple[str, str, int, int, int, int]
 """(log, topic, partition, offset, row, stream time in ms)."""
 NOWHERE: Place = ("", "", 0, 0, 0, 0)
@@ -115,6 +120,8 @@ class Panel:
         self._high = np.clip([s.high for s in signals], 1e-9, 1.0)
         self._low = np.clip([s.low for s in signals], 0.0, 1.0)
         self._weights = np.array([s.weight for s in signals])
+        two = self._low > 0  # nothing is bet under a bound of 0, and no allowance spent on it
+        self._sides = np.where(two[:, None], 0.5, [1.0, 0.0])[:, :, None]
         self._keys = np.zeros(size, np.uint64)
         self._values = np.zeros((size, count))
         self._filled = 0
@@ -155,11 +162,9 @@ class Panel:
             keys, votes = np.arange(self.size, dtype=np.uint64), self._values.copy()
         voting = self._voting(keys)
         weights = self.allowance.draw(now) * self._weights
-        idle = self.evidence <= 3 * weights
-        self._since = [
-            self._first if idle[i] else since for i, since in enumerate(self._since)
-        ]
-        self._m = np.minimum((self._m + weights[:, None, None]) * self._bet(votes, voting), CAP)
+        idle = self.evidence <= IDLE * self.allowance.weight * self._weights
+        self._since = [self._first if idle[i] else since for i, since in enumerate(self._since)]
+        self._m = np.minimum((self._m + weights[:, None, None] * self._sides) * self._bet(votes, voting), CAP)
         self._history.append(_Votes(keys, votes))
         self.windows += 1
         for i, change in enumerate(self._change):
@@ -169,9 +174,7 @@ class Panel:
                     self._found[i, which] = self.windows
         return self._judge()
 
-    def _bet(
-        self, votes: NDArray[np.float64], voting: NDArray[np.bool_]
-    ) -> NDArray[np.float64]:
+    def _bet(self, votes: NDArray[np.float64], voting: NDArray[np.bool_]) -> NDArray[np.float64]:
         """(signals, 2, stakes) e-values of a window, against the upper and the lower bound."""
         over = votes / self._high - 1
         under = np.where(self._low > 0, (self._low - votes) / (1 - self._low + 1e-12), 0.0)
@@ -198,24 +201,26 @@ class Panel:
         outside: NDArray[np.float64] = np.maximum(votes - self._high, self._low - votes)
         return np.maximum(outside, 0.0)
 
-    def _pool(self) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
-        """Each client's mean vote over the windows kept."""
+    def _pool(self, span: int = HISTORY) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+        """Each client's mean vote over the newest windows."""
+        newest = list(self._history)[-span:]
         return _votes(
-            np.concatenate([v.keys for v in self._history]),
-            np.concatenate([v.votes for v in self._history]),
+            np.concatenate([v.keys for v in newest]), np.concatenate([v.votes for v in newest])
         )
 
     def rest(self) -> NDArray[np.float64]:
         """(signals,) mean vote now, without the fifth of the clients with the largest votes.
 
-        0 while there are fewer than three clients: nothing can be said about what all show.
+        The larger of two spans, so that it follows a slow rise. 0 while there are fewer than three
+        clients: nothing can be said about what all show.
         """
-        if not self._history:
-            return np.zeros(len(self.signals))
-        _, mean = self._pool()
-        if len(mean) < 3:
-            return np.zeros(len(self.signals))
-        rest: NDArray[np.float64] = np.sort(mean, axis=0)[: len(mean) - _few(len(mean))].mean(0)
+        rest = np.zeros(len(self.signals))
+        for span in (HISTORY, HISTORY // 2):
+            if self._history:
+                _, mean = self._pool(span)
+                if len(mean) >= FEWEST:
+                    kept = np.sort(mean, axis=0)[: len(mean) - _few(len(mean))]
+                    rest = np.maximum(rest, kept.mean(0))
         return rest
 
     def outside(self) -> bool:
@@ -225,9 +230,7 @@ class Panel:
         _, mean = self._pool()
         return any(self._measure(i, mean[:, i])[1] for i in range(len(self.signals)))
 
-    def _measure(
-        self, index: int, votes: NDArray[np.float64]
-    ) -> tuple[float, bool, float, int]:
+    def _measure(self, index: int, votes: NDArray[np.float64]) -> tuple[float, bool, float, int]:
         """Of one signal: rest, whether that is outside, the top's share, clients outside."""
         low, high = self._low[index], self._high[index]
         excess = np.maximum(np.maximum(votes - high, low - votes), 0.0)
@@ -239,6 +242,48 @@ class Panel:
         rest = float(kept.mean()) if len(kept) else 0.5 * float(low + high)
         share = float(excess[top].sum() / excess.sum()) if excess.any() else 0.0
         return rest, bool(rest > high or rest < low), share, int((excess > 0).sum())
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that `restore` needs, as arrays."""
+        change = [c.state() for c in self._change]
+        places = [self._first, *self._since]
+        return {
+            "counters": np.array([self._filled, self.windows, *self.allowance.state()], np.int64),
+            "keys": self._keys[: self._filled], "values": self._values[: self._filled],
+            "m": self._m, "found": self._found,
+            "cuts": np.array([len(v.keys) for v in self._history], np.int64),
+            "history_keys": np.concatenate([v.keys for v in self._history] or [self._keys[:0]]),
+            "history_votes": np.concatenate([v.votes for v in self._history] or [self._values[:0]]),
+            "place_names": np.array([p[:2] for p in places]),
+            "place_numbers": np.array([p[2:] for p in places], np.int64),
+            "adwin": np.concatenate([raw for raw, _ in change]),
+            "adwin_cuts": np.array([len(raw) for raw, _ in change], np.int64),
+            "hinkley": np.stack([numbers for _, numbers in change]),
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take up what `state` gave, of a panel with the same signals."""
+        self._filled, self.windows, *spent = (int(v) for v in state["counters"])
+        self.allowance.restore(spent)
+        self._keys[: self._filled] = state["keys"]
+        self._values[: self._filled] = state["values"]
+        self._m, self._found = state["m"].copy(), state["found"].copy()
+        self._history.clear()
+        if len(state["cuts"]):
+            cuts = np.cumsum(state["cuts"])[:-1]
+            keys = np.split(state["history_keys"], cuts)
+            votes = np.split(state["history_votes"], cuts)
+            self._history.extend(map(_Votes, keys, votes))
+        places: list[Place] = [
+            (str(log), str(topic), *(int(v) for v in numbers))  # type: ignore[misc]
+            for (log, topic), numbers in zip(
+                state["place_names"], state["place_numbers"], strict=True
+            )
+        ]
+        self._first, self._since = places[0], places[1:]
+        raws = np.split(state["adwin"], np.cumsum(state["adwin_cuts"])[:-1])
+        for change, raw, numbers in zip(self._change, raws, state["hinkley"], strict=True):
+            change.restore(raw, numbers)
 
     def _judge(self) -> list[Shift]:
         _, mean = self._pool()
