@@ -4,7 +4,8 @@ A window is a number of inputs in log order. In it each client has one vote a si
 its inputs that show the signal. For each signal an e-detector bets that the votes lie outside what
 calibration allows: ``M ← (M + w) · Π (1 + f (v/u − 1))`` over the votes v, u the interval's bound,
 f a few fixed stakes; the product is an e-value if each vote, given those before it, has a mean
-within the interval (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
+within the interval (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by
+betting",
 2023). The fifth of the clients that stood out most in the windows *before* has no vote, so that a
 client cannot make a drift alone; the choice is made from the past, so the e-values stay valid.
 """
@@ -164,7 +165,9 @@ class Panel:
         weights = self.allowance.draw(now) * self._weights
         idle = self.evidence <= IDLE * self.allowance.weight * self._weights
         self._since = [self._first if idle[i] else since for i, since in enumerate(self._since)]
-        self._m = np.minimum((self._m + weights[:, None, None] * self._sides) * self._bet(votes, voting), CAP)
+        self._m = np.minimum(
+            (self._m + weights[:, None, None] * self._sides) * self._bet(votes, voting), CAP
+        )
         self._history.append(_Votes(keys, votes))
         self.windows += 1
         for i, change in enumerate(self._change):
