@@ -1,0 +1,213 @@
+"""A user's classifier behind one forward pass that gives all that the detectors share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nnsec.errors import ConfigError
+from nnsec.settings import Input
+
+T = TypeVar("T")
+
+TILE = {"cpu": 32, "cuda": 256}
+SMALLEST_IMAGE = 4
+"""Fewer pixels a side than this are no image: no detector can filter them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What one forward pass over a batch gave.
+
+    Parameters
+    ----------
+    inputs:
+        (batch, *shape) float32 on the device, scaled to [0, 1].
+    logits:
+        (batch, classes) float32.
+    features:
+        (batch, features) float32.
+    shared:
+        Figures that several detectors need, computed by the first that asks (see `once`).
+    """
+
+    inputs: Tensor
+    logits: Tensor
+    features: Tensor
+    shared: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return int(self.logits.shape[0])
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Forward:
+        """Some rows of the batch."""
+        index = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self.logits.device)
+        return Forward(self.inputs[index], self.logits[index], self.features[index])
+
+    def once(self, key: str, compute: Callable[[], T]) -> T:
+        """``compute()``, or what it gave the first time for this batch."""
+        if key not in self.shared:
+            self.shared[key] = compute()
+        value: T = self.shared[key]
+        return value
+
+    @property
+    def prediction(self) -> NDArray[np.int64]:
+        """(batch,) the class of the largest logit."""
+        return self.once("prediction", lambda: self.logits.argmax(1).cpu().numpy())
+
+    @property
+    def embedding(self) -> NDArray[np.float64]:
+        """(batch, features) the features, for computations outside torch."""
+        return self.once("embedding", lambda: self.features.double().cpu().numpy())
+
+
+class Network:
+    """A classifier in evaluation mode, and where its features are.
+
+    Every forward pass has the same batch size (``tile``), padded where needed: a row's figures then
+    do not depend on the rows beside it, and a replay that cuts batches differently is bit-identical
+    on one device.
+
+    Parameters
+    ----------
+    module:
+        Takes (batch, *shape) float32 in [0, 1] and gives (batch, classes) logits.
+    input:
+        Shape, dtype and range of one input on the wire.
+    features:
+        ``auto``: what goes into the last linear layer that runs; without one, what goes into the
+        last layer with a weight of two or more axes, averaged over space; without one, the logits.
+        Or the name of a submodule: what goes into it.
+    device:
+        ``auto`` (CUDA where there is one), or any torch device.
+
+    Raises
+    ------
+    ConfigError
+        If the module does not take such inputs or gives no logits, or has no such submodule.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input: Input,  # noqa: A002 - the name of the configuration's table
+        features: str = "auto",
+        device: str = "auto",
+    ) -> None:
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        try:
+            self.device = torch.device(chosen)
+            self.module = module.to(self.device).eval()
+        except RuntimeError as error:
+            raise ConfigError(f"device {device!r} cannot be used: {error}") from error
+        self.input = input
+        self.tile = TILE.get(self.device.type, TILE["cpu"])
+        self._seen: list[tuple[int, Tensor]] = []
+        for rank, head in self._heads(features):
+            head.register_forward_pre_hook(self._keep(rank))
+        self.classes, self.width = self._probe()
+
+    @property
+    def image(self) -> bool:
+        """Whether inputs are images: (height, width) or (channels, height, width)."""
+        shape = self.input.shape
+        return len(shape) in {2, 3} and min(shape[-2:]) >= SMALLEST_IMAGE
+
+    def scale(self, x: NDArray[Any]) -> Tensor:
+        """Inputs in the wire dtype as float32 in [0, 1] on the device.
+
+        Parameters
+        ----------
+        x:
+            (batch, *shape), uint8 or float32; uint8 is sent to the device as it is.
+        """
+        low, high = self.input.range
+        tensor = torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
+        return (tensor.to(torch.float32) - low) / (high - low)
+
+    def forward(self, x: NDArray[Any]) -> Forward:
+        """Run the model.
+
+        Parameters
+        ----------
+        x:
+            (batch, *shape) in the wire dtype, within the range; batch ≥ 1.
+        """
+        return self.from_scaled(self.scale(x))
+
+    def from_scaled(self, x: Tensor) -> Forward:
+        """Run the model on inputs that are already scaled, for detectors that change them.
+
+        Parameters
+        ----------
+        x:
+            (batch, *shape) float32 in [0, 1].
+        """
+        x = x.to(self.device)
+        tiles = [self._run(part) for part in torch.split(x, self.tile)]
+        logits = torch.cat([tile[0] for tile in tiles])
+        return Forward(x, logits, torch.cat([tile[1] for tile in tiles]))
+
+    def _run(self, part: Tensor) -> tuple[Tensor, Tensor]:
+        rows = part.shape[0]
+        if rows < self.tile:
+            padding = part.new_zeros((self.tile - rows, *part.shape[1:]))
+            part = torch.cat([part, padding])
+        self._seen.clear()
+        with torch.inference_mode():
+            logits = self.module(part)
+        best = max((rank for rank, _ in self._seen), default=None)
+        found = [tensor for rank, tensor in self._seen if rank == best]
+        features = found[-1] if found else logits
+        self._seen.clear()
+        if features.ndim > 2:
+            features = features.flatten(2).mean(2)
+        return logits[:rows].float(), features[:rows].float()
+
+    def _heads(self, features: str) -> list[tuple[int, nn.Module]]:
+        """Layers whose input may be the features; the highest rank that runs last wins."""
+        named = dict(self.module.named_modules())
+        if features != "auto":
+            if features not in named:
+                near = difflib.get_close_matches(features, named, 1, 0.0)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"features: the model has no submodule {features!r}{hint}")
+            return [(1, named[features])]
+        weights = ((module, getattr(module, "weight", None)) for module in named.values())
+        return [
+            (int(isinstance(module, nn.Linear)), module)
+            for module, weight in weights
+            if isinstance(weight, Tensor) and weight.ndim > 1
+        ]
+
+    def _keep(self, rank: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor):
+                self._seen.append((rank, args[0]))
+
+        return hook
+
+    def _probe(self) -> tuple[int, int]:
+        """Run once on zeros, so that a model that does not fit fails here with words."""
+        shape = (self.tile, *self.input.shape)
+        try:
+            logits, features = self._run(torch.zeros(shape, device=self.device))
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise ConfigError(
+                f"the model does not run on inputs of shape {list(self.input.shape)}; "
+                f"correct input.shape or the architecture: {error}"
+            ) from error
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise ConfigError(
+                f"the model gives {list(logits.shape)} for {self.tile} inputs; "
+                "logits of shape [batch, classes] with two classes or more are needed"
+            )
+        return int(logits.shape[1]), int(features.shape[1])
