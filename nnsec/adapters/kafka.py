@@ -1,0 +1,15 @@
+"""Kafka as both sides use it: options, declaration, reading to the end, publishing."""
+
+from __future__ import annotations
+
+from nnsec.adapters.clients import bare_name, client_options, closed, connected, outage, topic_name
+from nnsec.adapters.declaration import declare
+from nnsec.adapters.positions import Bounds, Positions, commit_start
+from nnsec.adapters.publisher import Publisher, TooLarge, producer, publisher
+from nnsec.adapters.tail import Tail, read_to_end, record_of
+
+__all__ = [
+    "Bounds", "Positions", "Publisher", "Tail", "TooLarge", "bare_name", "client_options", "closed",
+    "commit_start", "connected", "declare", "outage", "producer", "publisher", "read_to_end",
+    "record_of", "topic_name",
+]  # fmt: skip

@@ -1,0 +1,139 @@
+"""Reading topics that every process reads in full: without a group, to the end, and on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from nnsec.adapters.clients import (
+    RETRY_SECONDS,
+    bare_name,
+    client_options,
+    closed,
+    connected,
+    outage,
+    topic_name,
+)
+from nnsec.adapters.records import Record
+from nnsec.settings import Settings
+
+_POLL_MS = 500
+
+
+class Tail:
+    """All records of some topics from the beginning, in log order per partition.
+
+    Parameters
+    ----------
+    topics:
+        Without the prefix; declared before.
+    start:
+        (topic, partition) to the offset to begin at; others begin at the beginning.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Sequence[str],
+        start: Mapping[tuple[str, int], int] = MappingProxyType({}),
+    ) -> None:
+        self._settings = settings
+        self._topics = tuple(topics)
+        self._start = start
+        self._consumer: Any = None
+
+    async def start(self) -> None:
+        """Connect, waiting for a broker that is away."""
+        kafka = self._settings.kafka
+        names = [topic_name(self._settings, topic) for topic in self._topics]
+        options = client_options(kafka)
+        options |= {"auto_offset_reset": "earliest", "enable_auto_commit": False}
+        options["fetch_max_wait_ms"] = kafka.fetch_max_wait_ms
+        self._consumer = await connected(lambda: AIOKafkaConsumer(*names, **options))
+        for (topic, partition), offset in self._start.items():
+            self._consumer.seek(
+                TopicPartition(topic_name(self._settings, topic), partition), offset
+            )
+
+    async def stop(self) -> None:
+        """Disconnect; twice is once."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await closed(consumer)
+
+    async def to_end(self) -> AsyncIterator[Record]:
+        """Yield what lies before the end as it is now, then stop."""
+        # Twice, as the embedded broker names the end of the log as just after the first record of
+        # its last batch; what it says when records are fetched is right.
+        for _ in range(2):
+            ends = await self._ends()
+            while await self._before(ends):
+                for record in await self._poll():
+                    yield record
+
+    async def __aiter__(self) -> AsyncIterator[Record]:
+        """Yield what comes, for ever."""
+        while self._consumer is not None:
+            for record in await self._poll():
+                yield record
+
+    async def _ends(self) -> Mapping[TopicPartition, int]:
+        while True:
+            try:
+                found: Mapping[TopicPartition, int] = await self._consumer.end_offsets(
+                    list(self._consumer.assignment())
+                )
+            except KafkaError as error:
+                outage.away(error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return {
+                    tp: max(end, self._consumer.highwater(tp) or 0) for tp, end in found.items()
+                }
+
+    async def _before(self, ends: Mapping[TopicPartition, int]) -> bool:
+        for partition, end in ends.items():
+            if end > 0 and await self._consumer.position(partition) < end:
+                return True
+        return False
+
+    async def _poll(self) -> list[Record]:
+        try:
+            found = await self._consumer.getmany(timeout_ms=_POLL_MS)
+        except KafkaError as error:
+            outage.away(error)
+            await asyncio.sleep(RETRY_SECONDS)
+            return []
+        return [
+            record_of(self._settings, message)
+            for messages in found.values()
+            for message in messages
+        ]
+
+
+async def read_to_end(
+    settings: Settings,
+    topics: Sequence[str],
+    start: Mapping[tuple[str, int], int] = MappingProxyType({}),
+) -> AsyncIterator[Record]:
+    """Yield all records that topics hold now; parameters as for `Tail`."""
+    tail = Tail(settings, topics, start)
+    await tail.start()
+    try:
+        async for record in tail.to_end():
+            yield record
+    finally:
+        await tail.stop()
+
+
+def record_of(settings: Settings, message: Any) -> Record:
+    """Convert what aiokafka read."""
+    return Record(
+        bare_name(settings, message.topic), message.partition, message.offset, message.timestamp,
+        message.key, message.value, tuple(message.headers),
+    )  # fmt: skip
