@@ -1,0 +1,260 @@
+"""Inference requests: decoded strictly, and encoded for producers."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from schemas import headers as record_headers
+from schemas import tensors
+from schemas.base import Time
+from schemas.errors import SchemaError
+from schemas.headers import Headers, Written
+
+_FIELDS = {"id", "model_name", "model_version", "parameters", "inputs", "outputs"}
+_WIRE = {"uint8": "UINT8", "float32": "FP32"}
+_TIME: TypeAdapter[datetime] = TypeAdapter(Time)
+MAX_NAME = 256
+
+
+class Limits(Protocol):
+    """Bounds on what users send."""
+
+    @property
+    def depth(self) -> int: ...  # noqa: D102
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def headers(self) -> int: ...  # noqa: D102
+    @property
+    def bytes(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a configured model takes: ``shape`` without the batch axis, values in [low, high]."""
+
+    model: str
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "float32"]
+    low: float
+    high: float
+    name: str = "input"
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A response of a serving platform, not an input; counted and passed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One validated record of ``inference.inputs``.
+
+    Parameters
+    ----------
+    x:
+        (rows, *shape) in the wire type, finite and in the model's range.
+    trace:
+        Trace headers to copy to what this record leads to.
+    """
+
+    id: str
+    model: str
+    client: str
+    encoding: Literal["json", "binary"]
+    x: NDArray[Any]
+    time: datetime | None
+    trace: Written
+
+
+def decode_request(
+    key: bytes | None, value: bytes | None, headers: Headers, *, partition: int, offset: int,
+    models: Mapping[str, Expected], limits: Limits, default_model: str, identity_header: str = "",
+) -> Request | Skipped:  # fmt: skip
+    """Read one record of ``inference.inputs``.
+
+    Parameters
+    ----------
+    models:
+        The configured models by name.
+    default_model:
+        The model of a record that names none; empty for none.
+    identity_header:
+        Header (or ``key``) whose value outranks ``parameters.client``; empty for none.
+
+    Raises
+    ------
+    SchemaError
+        With the field and the dead-letter class, for anything else than a valid request.
+    """
+    also = "" if identity_header == "key" else identity_header
+    known = record_headers.read(headers, limit=limits.headers, also=also)
+    time = check_event(known)
+    body = tensors.split(
+        value, known.get("content-type", "application/json"),
+        known.get("inference-header-content-length"), size=limits.bytes, depth=limits.depth,
+    )  # fmt: skip
+    if known.get("ce_type", "").endswith(".inference.response"):
+        if "outputs" in body.fields and "inputs" not in body.fields:
+            return Skipped()
+        raise SchemaError("a response has outputs and no inputs", field="ce_type")
+    expected = choose_model(body.fields, known, models, default_model)
+    arrays = tensors.read(body, max_rows=limits.rows)
+    if len(arrays) > 1:
+        raise SchemaError("an inference input is one tensor", field="inputs[1]")
+    x = check_tensor(next(iter(arrays.values())), expected)
+    return Request(
+        id=identity(body.fields.get("id", known.get("ce_id")), f"{partition}/{offset}"),
+        model=expected.model,
+        client=_client(key, body.fields, known, identity_header),
+        encoding="json" if body.binary is None else "binary",
+        x=x,
+        time=time,
+        trace=tuple((n, known[n].encode()) for n in record_headers.TRACE if n in known),
+    )
+
+
+def check_event(known: Mapping[str, str]) -> datetime | None:
+    """Check the CloudEvents headers; the event's own time, for showing only.
+
+    Raises
+    ------
+    SchemaError
+        If ``ce_specversion`` is there and the event is not CloudEvents 1.0, or for a bad time.
+    """
+    if "ce_specversion" in known:
+        if known["ce_specversion"] != "1.0":
+            raise SchemaError("only CloudEvents 1.0 is read", field="ce_specversion")
+        for name in ("ce_type", "ce_id", "ce_source"):
+            if not known.get(name):
+                raise SchemaError("a CloudEvent needs this header", field=name)
+    if "ce_time" not in known:
+        return None
+    try:
+        return _TIME.validate_json(json.dumps(known["ce_time"]), strict=True)
+    except ValidationError as error:
+        raise SchemaError("not a time in RFC 3339", field="ce_time") from error
+
+
+def choose_model(
+    fields: Mapping[str, Any], known: Mapping[str, str], models: Mapping[str, Expected],
+    default: str,
+) -> Expected:  # fmt: skip
+    """The model of a request: the body wins, then the headers, then the configured one."""
+    if unknown := sorted(fields.keys() - _FIELDS):
+        raise SchemaError(f"unknown field {unknown[0][:100]!r}", field=unknown[0][:100])
+    if not isinstance(fields.get("parameters", {}), dict):
+        raise SchemaError("parameters are a JSON object", field="parameters")
+    name = fields.get("model_name")
+    if name is None:
+        headers = (known.get("ce_inferenceservicename"), known.get("nnsec-model"), default)
+        name = next((header for header in headers if header), None)
+    if not isinstance(name, str) or not name:
+        raise SchemaError("the record names no model", field="model_name")
+    if name not in models:
+        raise SchemaError(
+            f"no model {name[:100]!r} is configured", field="model_name", error_class="UnknownModel"
+        )
+    return models[name]
+
+
+def check_tensor(tensor: tuple[str, str, NDArray[Any]], expected: Expected) -> NDArray[Any]:
+    """Hold a tensor against what the model takes."""
+    field, datatype, x = tensor
+    if datatype != _WIRE[expected.dtype]:
+        raise SchemaError(
+            f"the model takes {_WIRE[expected.dtype]}, not {datatype}", field=f"{field}.datatype"
+        )
+    if x.shape[1:] != expected.shape:
+        raise SchemaError(
+            f"the model takes [N, {', '.join(map(str, expected.shape))}]", field=f"{field}.shape"
+        )
+    low, high = float(x.min()), float(x.max())  # a NaN makes both comparisons false
+    if not (expected.low <= low and high <= expected.high):
+        raise SchemaError(
+            f"values from {low:g} to {high:g}; {expected.low:g} to {expected.high:g} are allowed",
+            field=f"{field}.data",
+        )
+    return x
+
+
+def identity(value: Any, default: str | None, field: str = "id") -> str:
+    """An id or name of 1 to 256 code points without control characters."""
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME:
+        raise SchemaError(f"1 to {MAX_NAME} characters are needed", field=field)
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+        raise SchemaError("no control characters or surrogates are allowed", field=field)
+    return value
+
+
+def _client(
+    key: bytes | None, fields: Mapping[str, Any], known: Mapping[str, str], identity_header: str
+) -> str:
+    named = fields.get("parameters", {}).get("client")
+    if named is not None:
+        named = identity(named, None, "parameters.client")
+    name = by_key(key)
+    if identity_header == "key":
+        return identity(name, "anonymous", "key")
+    if identity_header:
+        return identity(known.get(identity_header.lower()), "anonymous", identity_header)
+    if named is not None:
+        return str(named)
+    if "ce_nnsecclient" in known:
+        return identity(known["ce_nnsecclient"], None, "ce_nnsecclient")
+    return identity(name, "anonymous", "key")
+
+
+def by_key(key: bytes | None) -> str | None:
+    """A record key as a name: text, or hex where it is no UTF-8; an empty one is none."""
+    if not key:
+        return None
+    try:
+        return key.decode("utf-8")
+    except UnicodeDecodeError:
+        return key.hex()
+
+
+def encode_request(
+    *, model: str, x: NDArray[Any], id: str | None = None, client: str | None = None,  # noqa: A002
+    encoding: Literal["json", "binary"] = "binary",
+) -> tuple[bytes, Written]:  # fmt: skip
+    """Write a request, for producers.
+
+    Parameters
+    ----------
+    x:
+        (rows, *shape), uint8 or float32.
+
+    Returns
+    -------
+    tuple
+        The value and its headers.
+    """
+    datatype = {"uint8": "UINT8", "float32": "FP32"}[np.asarray(x).dtype.name]
+    tensor: dict[str, Any] = {"name": "input", "datatype": datatype, "shape": list(x.shape)}
+    body: dict[str, Any] = {"id": id or str(uuid4()), "model_name": model, "inputs": [tensor]}
+    if client is not None:
+        body["parameters"] = {"client": client}
+    if encoding == "json":
+        tensor["data"] = x.ravel().tolist()
+        return json.dumps(body).encode(), (("content-type", b"application/json"),)
+    raw = np.ascontiguousarray(x, tensors.DTYPES[datatype]).tobytes()
+    tensor["parameters"] = {"binary_data_size": len(raw)}
+    head = json.dumps(body, separators=(",", ":")).encode()
+    return head + raw, (
+        ("content-type", b"application/octet-stream"),
+        ("inference-header-content-length", str(len(head)).encode()),
+    )
