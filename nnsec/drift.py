@@ -9,7 +9,6 @@ evidence to tell; only one that is ``spread`` over the clients is drift.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,8 @@ from nnsec.bets import DELTA, KAPPA, Levels
 from nnsec.errors import ConfigError
 from nnsec.evidence import ANONYMOUS, Allowance
 from nnsec.sealed import seal, unseal
-from nnsec.windows import Panel, Place, Shift, Signal
+from nnsec.signals import Place, Shift, Signal
+from nnsec.windows import Panel
 
 WINDOW = 64
 CALM = 8
@@ -211,24 +211,3 @@ def client_key(client: str) -> int:
     """A client's 64-bit name among the votes."""
     digest = hashlib.blake2b(client.encode(), digest_size=8, usedforsecurity=False).digest()
     return int.from_bytes(digest, "little")
-
-
-def explain(shifts: Sequence[Shift]) -> str:
-    """What moved, by how much, since when, and who shows it; the largest move first."""
-    parts = []
-    for shift in sorted(shifts, key=lambda s: -s.evidence):
-        bound = shift.signal.high if shift.pooled > shift.signal.high else shift.signal.low
-        parts.append(
-            f"{shift.signal.name}: {shift.pooled:.3f} where calibration allows "
-            f"{shift.signal.low:.3f} to {shift.signal.high:.3f} "
-            f"({shift.pooled - bound:+.3f} past it; {shift.rest:.3f} without the fifth of the "
-            f"clients that stands out most, which holds {shift.top_share:.0%} of the excess; "
-            f"{shift.moved} of {shift.clients} clients are outside; "
-            f"found by {', '.join(shift.by)})"
-        )
-    return "; ".join(parts)
-
-
-def strongest(shifts: Sequence[Shift]) -> Shift:
-    """The shift with the most evidence."""
-    return max(shifts, key=lambda s: (s.evidence, abs(s.pooled - s.signal.high)))

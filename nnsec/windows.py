@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from nnsec.change import Change
 from nnsec.evidence import BOUND, Allowance
+from nnsec.signals import NOWHERE, Place, Shift, Signal
 
 HISTORY = 4
 """Windows that the pooled rates are taken over."""
@@ -33,59 +34,6 @@ STAKES = np.array([0.15, 0.4, 0.8])
 CAP = 1e30
 IDLE = 3.0
 """A signal's evidence up to this many times its w is where honest votes keep it."""
-Place = tuple[str, str, int, int, int, int]
-"""(log, topic, partition, offset, row, stream time in ms)."""
-NOWHERE: Place = ("", "", 0, 0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """What is watched, and the interval that it may move in.
-
-    Parameters
-    ----------
-    name:
-        As a person reads it.
-    low, high:
-        The null interval for the mean vote, within [0, 1].
-    weight:
-        Its part of the allowance; all parts sum to at most 1.
-    """
-
-    name: str
-    low: float
-    high: float
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class Shift:
-    """A signal that left its interval.
-
-    Parameters
-    ----------
-    pooled, rest:
-        Mean vote of all clients, and without the fifth of them that stands out most.
-    by:
-        Who found it: ``interval`` (the e-detector), ``adwin``, ``page_hinkley``.
-    clients, moved:
-        Voters, and how many of them are outside the interval by themselves.
-    top_share:
-        Share of the whole excess that the outlying fifth holds.
-    since:
-        First input of the window in which the evidence began to grow.
-    """
-
-    signal: Signal
-    verdict: str
-    evidence: float
-    by: tuple[str, ...]
-    pooled: float
-    rest: float
-    clients: int
-    moved: int
-    top_share: float
-    since: Place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -289,8 +237,8 @@ class Panel:
             change.restore(raw, numbers)
 
     def _judge(self) -> list[Shift]:
-        _, mean = self._pool()
-        pooled = mean.mean(0)
+        """Signals whose pooled vote is outside: over the newest windows, or the newest half."""
+        spans = [self._pool(span)[1] for span in (HISTORY, HISTORY // 2)]
         evidence = self.evidence
         shifts = []
         for i, signal in enumerate(self.signals):
@@ -299,16 +247,19 @@ class Panel:
             if evidence[i] >= BOUND:
                 by.insert(0, "interval")
                 self._m[i] = 0
-            out = self._excess(mean)[:, i].any() and not (
-                self._low[i] <= pooled[i] <= self._high[i]
-            )
-            if not by or not out:
+            # only the e-detector's own finding is quick enough to be judged by the newest half
+            usable = spans if evidence[i] >= BOUND else spans[:1]
+            moved = [m[:, i] for m in usable if not self._low[i] <= m[:, i].mean() <= self._high[i]]
+            if not moved:
                 continue
-            rest, spread, share, moved = self._measure(i, mean[:, i])
+            found = [(votes, *self._measure(i, votes)) for votes in moved]
+            votes, rest, spread, share, count = max(found, key=lambda item: item[2])
+            if not by and (spread or self.windows < HISTORY):
+                continue  # the interval alone does not make drift; a detector must agree
             shifts.append(
                 Shift(
                     signal, "spread" if spread else "concentrated", float(evidence[i]), tuple(by),
-                    float(pooled[i]), rest, len(mean), moved, share, self._since[i],
+                    float(votes.mean()), rest, len(votes), count, share, self._since[i],
                 )
             )  # fmt: skip
         return shifts

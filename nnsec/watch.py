@@ -1,0 +1,305 @@
+"""The owner's view of one model: summaries in, row by row and in log order, alerts out.
+
+What a row leads to depends on the rows before it and on the stream time of its summary, never on
+how rows were cut into summaries. A row at or below the highest position applied changes nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import Any
+
+from nnsec import wording
+from nnsec.drift import WINDOW, Drift, Reference
+from nnsec.episodes import Episode, Episodes, Report
+from nnsec.errors import DigestMismatch
+from nnsec.evidence import Allowance, Bets, Crossing, Evidence, Levels
+from nnsec.settings import Budget
+from nnsec.signals import Place, Shift
+from schemas.alert import Alert
+from schemas.base import to_millis
+from schemas.summary import Summary
+
+CLIENTS, SOURCES, DRIFT, ERRORS = 0.5, 0.3, 0.15, 0.05
+"""Shares of the budget; they sum to 1 over all that can accuse."""
+VERSIONS = 2
+"""Checkpoints whose drift is kept: around a swap two of them score."""
+
+
+class Watch:
+    """Everything that is judged about one model.
+
+    Parameters
+    ----------
+    model:
+        Its name.
+    budget:
+        Falsely accused subjects a day, what traffic is expected, and how many clients are kept.
+    """
+
+    def __init__(self, model: str, budget: Budget) -> None:
+        self.model = model
+        self.budget = budget
+        self.now = 0
+        self.redelivered = 0
+        self.concentrated = 0
+        daily = budget.false_subjects_per_day
+        inputs, samples = budget.expected_inputs_per_day, budget.expected_samples_per_day
+        self.clients = Evidence(
+            Allowance(weight=CLIENTS * daily / inputs, daily=CLIENTS * daily),
+            capacity=budget.max_clients,
+        )
+        self.sources = Evidence(
+            Allowance(weight=SOURCES * daily / samples, daily=SOURCES * daily),
+            capacity=budget.max_clients,
+        )
+        windows = max(1.0, inputs / WINDOW)
+        self._spent = (
+            Allowance(weight=DRIFT * daily / windows, daily=DRIFT * daily),
+            Allowance(weight=ERRORS * daily / windows, daily=ERRORS * daily),
+        )
+        self.episodes = Episodes(model, self._report)
+        self._applied: dict[tuple[str, str, int], tuple[int, int]] = {}
+        self._drifts: OrderedDict[str, Drift] = OrderedDict()
+        self._stored: dict[str, bytes] = {}
+        self._levels: dict[str, Levels] = {}
+        self._bets: dict[tuple[str, str, int], tuple[int, Bets]] = {}
+        self._recent: deque[Place] = deque(maxlen=100)
+
+    def apply(self, summary: Summary, reference: Reference) -> list[Alert]:
+        """Take in one summary.
+
+        Parameters
+        ----------
+        summary:
+            Of this model.
+        reference:
+            Of the checkpoint that the summary names.
+
+        Returns
+        -------
+        list[Alert]
+            In the order in which they came to be.
+
+        Raises
+        ------
+        SchemaError
+            If its rows cannot be read; nothing was changed then.
+        """
+        rows = summary.unpack()
+        self.now = max(self.now, to_millis(summary.time))
+        lasting = frozenset({"drift"} if self.drifting else ())
+        alerts = list(self.episodes.due(self.now, lasting=lasting))
+        apply = {"input": self._input, "sample": self._sample, "label": self._label}[summary.kind]
+        log = str(summary.log)
+        for row in rows.tolist():
+            partition, offset, number = row[:3]
+            last = self._applied.get((log, summary.topic, partition))
+            if last is not None and (offset, number) <= last:
+                self.redelivered += 1
+                continue
+            self._applied[log, summary.topic, partition] = (offset, number)
+            where: Place = (log, summary.topic, partition, offset, number, self.now)
+            alerts += apply(summary, reference, row, where)
+        return alerts
+
+    @property
+    def drifting(self) -> bool:
+        """Whether drift is open for a checkpoint that scores."""
+        return any(drift.open for drift in self._drifts.values())
+
+    def _input(
+        self, summary: Summary, reference: Reference, row: tuple[Any, ...], where: Place
+    ) -> list[Alert]:
+        subject, prediction, confidence, _, _, level, tier, fingerprint = row[3:]
+        client, version = summary.subjects[subject], summary.model_version
+        drift = self._drift(version, reference)
+        bets = self._bet("input", version, reference, min(tier, len(reference.tiers) - 1), drift)
+        counted, crossing = self.clients.update(client, level, fingerprint, bets, now=self.now)
+        if not counted:
+            return []
+        episode = self.episodes.find("evasion", client)
+        self._take(episode, level, -1, where, crossing)
+        alerts: list[Alert] = []
+        if crossing and episode is None:
+            alerts.append(self._accuse("evasion", client, version, crossing, where))
+        self._recent.append(where)
+        shifts = drift.add_input(client, level, confidence, prediction, where)
+        return alerts + self._shifted(shifts, version, where)
+
+    def _sample(
+        self, summary: Summary, reference: Reference, row: tuple[Any, ...], where: Place
+    ) -> list[Alert]:
+        subject, _, _, _, _, level, _, reasons, fingerprint = row[3:]
+        if reference.screen is None:
+            return []
+        source, version = summary.subjects[subject], summary.model_version
+        named = [name for bit, name in enumerate(summary.reasons) if reasons >> bit & 1]
+        tag = wording.tag(named)
+        bets = self._bet("sample", version, reference, 0, None)
+        counted, crossing = self.sources.update(
+            source, level, fingerprint, bets, now=self.now, tag=tag
+        )
+        if not counted:
+            return []
+        episode = self.episodes.find("poisoning", source)
+        self._take(episode, level, tag, where, crossing)
+        if crossing and episode is None:
+            return [self._accuse("poisoning", source, version, crossing, where)]
+        return []
+
+    def _label(
+        self, summary: Summary, reference: Reference, row: tuple[Any, ...], where: Place
+    ) -> list[Alert]:
+        subject, prediction, label = row[3:]
+        drift = self._drift(summary.model_version, reference)
+        client = summary.subjects[subject]
+        shifts = drift.add_label(client, prediction != label, where)
+        return self._shifted(shifts, summary.model_version, where)
+
+    def _take(
+        self, episode: Episode | None, level: int, tag: int, where: Place,
+        crossing: Crossing | None,
+    ) -> None:  # fmt: skip
+        """Add a row to the episode of its subject, if one goes on."""
+        if episode is None:
+            return
+        episode.inputs += 1
+        for index in range(len(episode.passed) - level, len(episode.passed)):
+            episode.passed[index] += 1
+        if 0 <= tag < len(episode.tags):
+            episode.tags[tag] += 1
+        if level > len(episode.passed) // 2:
+            episode.place(where)
+            episode.dirty = True
+        if crossing:
+            episode.crossings += 1
+            episode.crossed = self.now
+            episode.evidence = max(episode.evidence, crossing.evidence)
+            episode.dirty = True
+            episode.void = episode.void or self.drifting
+
+    def _accuse(
+        self, rule: Any, subject: str, version: str, crossing: Crossing, where: Place
+    ) -> Alert:
+        kind: Any = "client" if rule == "evasion" else "source"
+        episode = self.episodes.open(rule, kind, subject, version, crossing.evidence, where)
+        episode.inputs = crossing.inputs
+        episode.passed, episode.tags = list(crossing.passed), list(crossing.tags)
+        episode.void = rule == "evasion" and self.drifting
+        episode.place(where)
+        return self.episodes.send(episode, self.now)
+
+    def _shifted(self, shifts: Sequence[Shift], version: str, where: Place) -> list[Alert]:
+        spread = [shift for shift in shifts if shift.verdict == "spread"]
+        self.concentrated += len(shifts) - len(spread)
+        if not spread:
+            return []
+        episode = self.episodes.find("drift", self.model)
+        fresh = episode is None
+        if episode is None:
+            self.clients.clear()
+            episode = self.episodes.open("drift", "model", self.model, version, 0.0, where)
+        else:
+            episode.crossings += 1
+        episode.crossed = self.now
+        episode.dirty = True
+        episode.evidence = max(episode.evidence, *(shift.evidence for shift in spread))
+        episode.facts, episode.text = wording.drift_figures(spread)
+        episode.positions.extend(place[1:5] for place in self._recent)
+        return [self.episodes.send(episode, self.now)] if fresh else []
+
+    def _drift(self, version: str, reference: Reference) -> Drift:
+        drift = self._drifts.get(version)
+        if drift is None:
+            inputs, labels = self._spent
+            drift = Drift(reference, inputs=inputs, labels=labels)
+            if (stored := self._stored.pop(version, None)) is not None:
+                drift.restore(stored)
+            self._drifts[version] = drift
+            while len(self._drifts) > VERSIONS:
+                self._drifts.popitem(last=False)
+        else:
+            self._drifts.move_to_end(version)
+        return drift
+
+    def _bet(
+        self, kind: str, version: str, reference: Reference, tier: int, drift: Drift | None
+    ) -> Bets:
+        """The bets of a tier, made again only after a window has closed."""
+        windows = drift.windows if drift else 0
+        known = self._bets.get((kind, version, tier))
+        if known is not None and known[0] == windows:
+            return known[1]
+        base = reference.tiers[0] if kind == "input" else reference.screen
+        assert base is not None  # noqa: S101 - samples without a screen were left out before
+        rates = list(base.rates if kind == "sample" else reference.tiers[tier].rates)
+        if drift is not None and (raised := drift.raised()) is not None:
+            rates = [max(pair) for pair in zip(rates, raised, strict=True)]
+        bets = Bets.against(base, rates=rates, version=version)
+        self._levels[f"{kind}/{version}"] = base
+        self._bets[kind, version, tier] = (windows, bets)
+        return bets
+
+    def _report(self, episode: Episode) -> Report:
+        if episode.rule == "drift":
+            return wording.drift_report(episode)
+        kind = "input" if episode.rule == "evasion" else "sample"
+        levels = self._levels[f"{kind}/{episode.version}"]
+        return wording.accusation(episode, levels, self.budget.false_subjects_per_day)
+
+    def snapshot(self) -> bytes:
+        """All of the state as JSON behind its SHA-256; no pickle."""
+        drifts = {version: drift.snapshot() for version, drift in self._drifts.items()}
+        state = {
+            "now": self.now,
+            "counts": [self.redelivered, self.concentrated],
+            "clients": _text(self.clients.snapshot()),
+            "sources": _text(self.sources.snapshot()),
+            "drifts": [[v, _text(raw)] for v, raw in {**self._stored, **drifts}.items()],
+            "spent": [allowance.state() for allowance in self._spent],
+            "applied": [[*key, *value] for key, value in self._applied.items()],
+            "recent": list(self._recent),
+            "episodes": self.episodes.state(),
+            "levels": {
+                name: [level.n, level.levels, level.rates] for name, level in self._levels.items()
+            },
+        }
+        body = json.dumps(state, separators=(",", ":")).encode()
+        return hashlib.sha256(body).hexdigest().encode() + body
+
+    def restore(self, snapshot: bytes) -> None:
+        """Take up a snapshot of the same model.
+
+        Raises
+        ------
+        DigestMismatch
+            If its bytes are not what was written; nothing was changed then.
+        """
+        if hashlib.sha256(snapshot[64:]).hexdigest().encode() != snapshot[:64]:
+            raise DigestMismatch("a state snapshot's bytes differ from its digest; not restored")
+        state = json.loads(snapshot[64:])
+        self.now = state["now"]
+        self.redelivered, self.concentrated = state["counts"]
+        self.clients.restore(base64.b64decode(state["clients"]))
+        self.sources.restore(base64.b64decode(state["sources"]))
+        self._drifts.clear()
+        self._bets.clear()
+        self._stored = {version: base64.b64decode(raw) for version, raw in state["drifts"]}
+        for allowance, spent in zip(self._spent, state["spent"], strict=True):
+            allowance.restore(spent)
+        self._applied = {(r[0], r[1], r[2]): (r[3], r[4]) for r in state["applied"]}
+        self._recent = deque((tuple(place) for place in state["recent"]), maxlen=100)
+        self._levels = {
+            name: Levels(n, tuple(levels), tuple(rates))
+            for name, (n, levels, rates) in state["levels"].items()
+        }
+        self.episodes.restore(state["episodes"])
+
+
+def _text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()

@@ -1,0 +1,216 @@
+"""The evidence: owns the models of its partitions, and is the only writer of alerts.
+
+State resumes exactly: on assignment the newest snapshot of a partition is restored, and the
+summaries behind it are read again to the end of the log. Alerts have deterministic ids, so what was
+written before is known and is not written again. Records that are then delivered once more are at
+or below the highest position applied, and change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from prometheus_client import Counter, Gauge
+
+from nnsec.adapters import kafka
+from nnsec.adapters.records import Out, Record
+from nnsec.drift import Reference
+from nnsec.errors import NNSecError, TransientError
+from nnsec.watch import Watch
+from schemas.alert import Alert
+from schemas.headers import event_headers
+from schemas.summary import Summary
+from streams.agent import Context
+
+SNAPSHOT_EVERY = 1.0
+"""Seconds between two snapshots of a partition that has changed."""
+SNAPSHOT_BYTES = 900_000
+"""Larger ones are not written; the summaries are then read again from the last one that was."""
+SAY_EVERY_MS = 60_000
+
+ALERTS = Counter("nnsec_alerts", "Alerts written", ["model", "threat"])
+UNJUDGED = Counter("nnsec_unjudged_summaries", "Summaries without a usable checkpoint", ["model"])
+CLIENTS = Gauge("nnsec_evidence_clients", "Clients that evidence is kept on", ["model"])
+EVICTED = Gauge("nnsec_evidence_evicted", "Clients that went because the table was full", ["model"])
+REPEATED = Gauge("nnsec_evidence_repeated", "Repeated inputs, which add no evidence", ["model"])
+CONCENTRATED = Gauge(
+    "nnsec_drift_concentrated", "Shifts held by few clients: attacks, not drift", ["model"]
+)
+
+logger = logging.getLogger(__name__)
+Reader = Callable[[str, frozenset[int]], AsyncIterator[Record]]
+
+
+class EvidenceAgent:
+    """Turns summaries into alerts about clients, sources and models.
+
+    Parameters
+    ----------
+    context:
+        Settings (``budget``) and ``checkpoints.calibration(model, version)``.
+    read:
+        Reads partitions of a topic from the beginning to the end; for tests.
+    """
+
+    role = "evidence"
+    topics = ("summaries",)
+
+    def __init__(self, context: Context, read: Reader | None = None) -> None:
+        self._context = context
+        self._read = read or self._read_topic
+        self._watches: dict[tuple[int, str], Watch] = {}
+        self._offsets: dict[int, int] = {}
+        self._held: frozenset[int] = frozenset()
+        self._changed: dict[int, float] = {}
+        self._pending: list[Out] = []
+        self._said = 0
+
+    async def assigned(self, partitions: frozenset[tuple[str, int]]) -> None:
+        """Rebuild what new partitions had led to, and forget those that others hold now."""
+        held = frozenset(number for topic, number in partitions if topic == "summaries")
+        fresh, self._held = held - self._held, held
+        self._watches = {k: w for k, w in self._watches.items() if k[0] in held - fresh}
+        self._offsets = {p: o for p, o in self._offsets.items() if p in held - fresh}
+        self._changed = {p: t for p, t in self._changed.items() if p in held - fresh}
+        if not fresh:
+            return
+        await self._restore(fresh)
+        sent = {_alert_id(record) async for record in self._read("alerts", frozenset())}
+        async for record in self._read("summaries", fresh):
+            if record.partition in fresh and record.offset > self._offsets.get(
+                record.partition, -1
+            ):
+                try:
+                    summary = Summary.decode(record.value)
+                    reference = await self._reference(summary)
+                except NNSecError as error:
+                    logger.warning("summary %d/%d: %s", record.partition, record.offset, error)
+                    continue
+                alerts = self._apply(record, summary, reference)
+                self._pending += [_out(alert) for alert in alerts if alert.id not in sent]
+
+    async def process(self, records: Sequence[Record]) -> Sequence[Out]:
+        """Apply a batch; all of it is decoded first, so that a bad record leaves no trace."""
+        decoded: list[tuple[Record, Summary, Reference | None]] = []
+        for record in records:
+            summary = Summary.decode(record.value)
+            summary.unpack()
+            decoded.append((record, summary, await self._reference(summary)))
+        outs, self._pending = self._pending, []
+        for record, summary, reference in decoded:
+            outs += [_out(alert) for alert in self._apply(record, summary, reference)]
+        return outs
+
+    async def tick(self, now: float) -> Sequence[Out]:
+        """Write a snapshot of what has changed, at most once a second."""
+        outs, self._pending = self._pending, []
+        for partition, since in list(self._changed.items()):
+            if since == 0.0:
+                self._changed[partition] = now
+            elif now - since >= SNAPSHOT_EVERY:
+                del self._changed[partition]
+                outs += self._snapshot(partition)
+        return outs
+
+    async def _reference(self, summary: Summary) -> Reference | None:
+        """The calibration of a summary's checkpoint; None if there is none to be had."""
+        find: Any = self._context.checkpoints
+        try:
+            found: Reference = await asyncio.to_thread(
+                find.calibration, summary.model, int(summary.model_version)
+            )
+        except TransientError:
+            raise
+        except (NNSecError, ValueError) as error:
+            UNJUDGED.labels(summary.model).inc()
+            logger.warning("%s %s is not judged: %s", summary.model, summary.model_version, error)
+            return None
+        return found
+
+    def _apply(self, record: Record, summary: Summary, reference: Reference | None) -> list[Alert]:
+        self._offsets[record.partition] = max(
+            record.offset, self._offsets.get(record.partition, -1)
+        )
+        if reference is None:
+            return []
+        watch = self._watches.get((record.partition, summary.model))
+        if watch is None:
+            watch = Watch(summary.model, self._context.settings.budget)
+            self._watches[record.partition, summary.model] = watch
+        before = watch.concentrated
+        alerts = watch.apply(summary, reference)
+        self._changed.setdefault(record.partition, 0.0)
+        for alert in alerts:
+            ALERTS.labels(alert.model, alert.threat).inc()
+            logger.info("%s", alert.explanation)
+        if watch.concentrated > before and watch.now - self._said >= SAY_EVERY_MS:
+            self._said = watch.now
+            logger.info(
+                "%s: a shift is concentrated in few clients, so it is no drift", summary.model
+            )
+        CLIENTS.labels(summary.model).set(len(watch.clients))
+        EVICTED.labels(summary.model).set(watch.clients.evicted)
+        REPEATED.labels(summary.model).set(watch.clients.repeated)
+        CONCENTRATED.labels(summary.model).set(watch.concentrated)
+        return alerts
+
+    def _snapshot(self, partition: int) -> list[Out]:
+        models = {
+            model: base64.b64encode(watch.snapshot()).decode()
+            for (number, model), watch in self._watches.items()
+            if number == partition
+        }
+        log = self._context.logs["summaries"]
+        state = {"log": str(log), "offset": self._offsets[partition], "models": models}
+        value = json.dumps(state, separators=(",", ":")).encode()
+        if len(value) > SNAPSHOT_BYTES:
+            logger.warning("the state of summaries/%d is too large for a snapshot", partition)
+            return []
+        return [Out("state", value, f"evidence/{partition}".encode())]
+
+    async def _restore(self, partitions: frozenset[int]) -> None:
+        """Take up the newest snapshot of each partition; one that is damaged is not used."""
+        newest: dict[int, bytes] = {}
+        names = {f"evidence/{number}".encode(): number for number in partitions}
+        async for record in self._read("state", frozenset()):
+            if record.key in names and record.value is not None:
+                newest[names[record.key]] = record.value
+        for partition, value in newest.items():
+            try:
+                state = json.loads(value)
+                if state["log"] != str(self._context.logs["summaries"]):
+                    continue  # of a topic that was made anew
+                watches = {}
+                for model, raw in state["models"].items():
+                    watch = Watch(model, self._context.settings.budget)
+                    watch.restore(base64.b64decode(raw))
+                    watches[partition, model] = watch
+            except (NNSecError, ValueError, KeyError, TypeError) as error:
+                logger.warning("the snapshot of summaries/%d is not used: %s", partition, error)
+                continue
+            self._watches |= watches
+            self._offsets[partition] = int(state["offset"])
+
+    async def _read_topic(self, topic: str, partitions: frozenset[int]) -> AsyncIterator[Record]:
+        """All records of a topic's partitions; of all partitions if none is named."""
+        async for record in kafka.read_to_end(self._context.settings, (topic,)):
+            if not partitions or record.partition in partitions:
+                yield record
+
+
+def _alert_id(record: Record) -> UUID | None:
+    try:
+        return Alert.decode(record.value).id
+    except NNSecError:
+        return None  # not ours; the correlator says so
+
+
+def _out(alert: Alert) -> Out:
+    headers = event_headers("alert", id=str(alert.id), source_role="evidence", time=alert.time)
+    return Out("alerts", alert.encode(), alert.model.encode(), headers)

@@ -1,0 +1,250 @@
+"""Evidence: the budget holds, repeats add nothing, the state is small and resumes exactly."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta
+
+from nnsec.bets import CELLS, LEVELS, Bets, Levels
+from nnsec.errors import DigestMismatch
+from nnsec.evidence import DAY_MS, SLOT, Allowance, Evidence, step
+
+LEVELS_400 = Levels.certified(400)
+BETS_400 = Bets.against(LEVELS_400, version="1")
+
+
+def evidence(*, weight: float = 1e-4, daily: float = 1.0, capacity: int = 100) -> Evidence:
+    return Evidence(Allowance(weight=weight, daily=daily), capacity=capacity)
+
+
+@pytest.mark.parametrize("n", [400, 1000])
+def test_the_mean_alarms_of_honest_clients_stay_within_the_budget(n: int) -> None:
+    """60 draws × 50 clients × 10⁴ inputs: mean at most 1, and in at least 95 % of the draws."""
+    draws, clients, inputs = 60, 50, 10_000
+    rng = np.random.default_rng(n)
+    bets = Bets.against(Levels.certified(n))
+    calibration = np.sort(rng.random((draws, n), np.float32), axis=1)
+    index = [n - max(1, math.ceil(round(level * n, 9))) for level in LEVELS]
+    thresholds = calibration[:, index]
+    m = np.zeros((draws * clients, CELLS), np.float32)
+    alarms = np.zeros(draws * clients)
+    for _ in range(inputs):
+        scores = rng.random((draws, clients), np.float32)
+        level = (scores[:, :, None] > thresholds[:, None, :]).sum(-1).ravel()
+        m, values = step(m, bets.factors[level], bets.used, 1e-4)
+        alarms += values >= 1
+    by_draw = alarms.reshape(draws, clients).mean(1)
+    assert alarms.mean() <= 1
+    assert (by_draw <= 1).mean() >= 0.95
+
+
+def test_a_flood_of_inputs_past_the_levels_is_found_within_six() -> None:
+    """The test above is not passed by never alarming."""
+    state = evidence(weight=5e-6, daily=0.5)
+    found = [state.update("x", 5, i, BETS_400, now=0)[1] is not None for i in range(6)]
+    assert any(found)
+
+
+def test_rates_are_the_certified_ones() -> None:
+    """Q = κ · BetaInv(1 − δ/J; m, n − m + 1), m = max(1, ⌈ℓn⌉)."""
+    for level, rate in zip(LEVELS_400.levels, LEVELS_400.rates, strict=True):
+        m = max(1, math.ceil(round(level * 400, 9)))
+        assert rate == pytest.approx(2 * beta.ppf(1 - 0.01 / 5, m, 400 - m + 1))
+
+
+@given(st.integers(1, 5000), st.lists(st.floats(0, 1), min_size=5, max_size=5))
+def test_every_bet_is_an_e_value_at_its_rate(n: int, raised: list[float]) -> None:
+    """At the rate bet against, and at any lower one, no cell grows in the mean."""
+    levels = Levels.certified(n)
+    bets = Bets.against(levels, rates=raised)
+    factors = bets.factors.astype(float).reshape(6, 5, 3)
+    for index, rate in enumerate(bets.rates):
+        for p in (min(rate, 1.0), min(rate, 1.0) / 2, 0.0):
+            mean = p * factors[5, index] + (1 - p) * factors[0, index]
+            assert (mean <= 1 + 1e-6).all()
+
+
+def test_bets_are_three_a_level_without_duplicates() -> None:
+    """3q equals max(√q, 3q) from q = 1/9 on, and then counts once."""
+    used = (BETS_400.used > 0).reshape(5, 3)
+    assert used[:3].all()
+    assert used[3:].sum(1).tolist() == [2, 2]
+    assert BETS_400.used.sum() == pytest.approx(1)
+    q = LEVELS_400.rates[0]
+    above = BETS_400.factors[5].reshape(5, 3)[0] * q
+    assert above == pytest.approx([3 * q, math.sqrt(q), 0.95], rel=1e-5)
+
+
+def test_levels_are_one_to_five_pairs() -> None:
+    """Anything else is an error."""
+    with pytest.raises(ValueError, match="1 to 5 pairs"):
+        Levels(10, (0.1,), ())
+
+
+def test_fewer_levels_leave_their_cells_out() -> None:
+    """A checkpoint may have fewer than five levels."""
+    levels = Levels.certified(50, (0.03, 0.1))
+    bets = Bets.against(levels)
+    assert not bets.used.reshape(5, 3)[2:].any()
+    state = evidence()
+    assert state.update("x", 2, 1, bets, now=0) == (True, None)
+    assert state.evidence("x") > 0
+
+
+@pytest.mark.parametrize("pattern", [[1] * 10, [1, 2] * 5, list(range(1, 21)) * 3])
+def test_repeated_inputs_add_nothing(pattern: list[int]) -> None:
+    """In a row, interleaved, or in a long cycle."""
+    once, repeated = evidence(), evidence()
+    for fingerprint in dict.fromkeys(pattern):
+        once.update("x", int(fingerprint % 7 == 1), fingerprint, BETS_400, now=0)
+    for fingerprint in pattern:
+        repeated.update("x", int(fingerprint % 7 == 1), fingerprint, BETS_400, now=0)
+    assert repeated.evidence("x") == once.evidence("x") > 0
+    assert repeated.repeated == len(pattern) - len(set(pattern))
+
+
+def test_ten_equal_inputs_do_not_move_the_state_past_the_first() -> None:
+    """Even inputs past every level."""
+    state = evidence()
+    assert state.update("x", 5, 7, BETS_400, now=0)[0]
+    before = state.snapshot()
+    for _ in range(9):
+        assert state.update("x", 5, 7, BETS_400, now=0) == (False, None)
+    state.repeated = 0
+    assert state.snapshot() == before
+
+
+def test_equal_inputs_of_two_clients_count_for_each() -> None:
+    """A repeat is of the same client."""
+    state = evidence()
+    assert state.update("x", 0, 7, BETS_400, now=0)[0]
+    assert state.update("y", 0, 7, BETS_400, now=0)[0]
+
+
+def test_anonymous_is_never_a_subject() -> None:
+    """Whatever is sent without a name accuses nobody."""
+    state = evidence()
+    for i in range(100):
+        assert state.update("anonymous", 5, i, BETS_400, now=0) == (True, None)
+    assert len(state) == 0
+
+
+def test_the_allowance_of_a_day_is_never_exceeded() -> None:
+    """When it is spent w is 0 until the next day of stream time."""
+    allowance = Allowance(weight=0.03, daily=0.1)
+    assert [allowance.draw(now) for now in (0, 0, 0, 0, 5)] == [0.03, 0.03, 0.03, 0.0, 0.0]
+    assert allowance.spent == pytest.approx(0.09)
+    assert allowance.draw(DAY_MS) == 0.03
+    assert allowance.draw(DAY_MS - 1) == 0.03  # time never goes back to a spent day
+    assert allowance.spent == pytest.approx(0.06)
+
+
+def test_a_spent_budget_leaves_new_subjects_without_evidence() -> None:
+    """Nothing can be accused on no allowance."""
+    state = evidence(weight=0.4, daily=0.5)
+    state.update("x", 0, 1, BETS_400, now=0)
+    for i in range(50):
+        assert state.update("y", 5, i, BETS_400, now=0)[1] is None
+    assert state.evidence("y") == 0
+
+
+def test_a_full_table_drops_the_client_with_the_least_evidence() -> None:
+    """And counts it."""
+    state = evidence(capacity=100)
+    for i in range(100):
+        state.update(f"c{i}", 1 if i == 42 else 3, 1, BETS_400, now=0)
+    state.update("new", 3, 1, BETS_400, now=0)
+    assert state.evicted == 1
+    assert len(state) == 100
+    assert state.evidence("c42") == 0
+    assert state.evidence("new") > 0
+    assert all(state.evidence(f"c{i}") > 0 for i in range(100) if i != 42)
+
+
+def test_the_state_of_a_client_is_at_most_128_bytes() -> None:
+    """Measured on the table itself."""
+    state = evidence(capacity=10_000)
+    for i in range(3000):
+        state.update(f"c{i}", 0, 1, BETS_400, now=0)
+    assert SLOT.itemsize <= 128
+    assert state.nbytes / len(state) <= 128
+
+
+def test_a_crossing_tells_the_figures_of_its_stretch() -> None:
+    """Inputs from long before, when the evidence was near 0, are not counted in."""
+    state = evidence(weight=5e-6, daily=0.5)
+    for i in range(100):
+        state.update("x", 0, i, BETS_400, now=0)
+    crossing = None
+    for i in range(100, 110):
+        crossing = crossing or state.update("x", 5, i, BETS_400, now=0, tag=2)[1]
+    assert crossing is not None
+    assert crossing.evidence >= 1
+    assert crossing.inputs <= 6
+    assert crossing.passed == (crossing.inputs,) * 5
+    assert crossing.tags[2] == crossing.inputs
+    assert state.evidence("x") < 1
+
+
+def test_another_checkpoint_keeps_the_evidence() -> None:
+    """The mean stays; only which cells hold it changes."""
+    state = evidence()
+    for i in range(2):
+        state.update("x", 5, i, BETS_400, now=0)
+    before = state.evidence("x")
+    other = Bets.against(Levels.certified(1000), version="2")
+    none = Bets(np.ones_like(other.factors), other.used, other.era, other.rates)
+    state.allowance.weight = 0.0
+    state.update("x", 0, 99, none, now=0)
+    assert state.evidence("x") == pytest.approx(before, rel=1e-5)
+
+
+def test_raised_rates_only_lower_the_evidence() -> None:
+    """While drift is open, what all show accuses nobody."""
+    plain, raised = evidence(), evidence()
+    high = Bets.against(LEVELS_400, rates=(0.9, 0.9, 0.95, 0.97, 1.0))
+    for i in range(3):
+        plain.update("x", 5, i, BETS_400, now=0)
+        raised.update("x", 5, i, high, now=0)
+    assert 0 < raised.evidence("x") < plain.evidence("x")
+
+
+def test_clear_returns_all_to_zero() -> None:
+    """As when drift is found."""
+    state = evidence()
+    state.update("x", 5, 1, BETS_400, now=0)
+    state.clear()
+    assert state.evidence("x") == 0
+
+
+def test_a_snapshot_resumes_bit_identically() -> None:
+    """Both go on to the same bytes."""
+    rng = np.random.default_rng(3)
+    rows = [(f"c{rng.integers(9)}", int(rng.integers(6)), int(rng.integers(500)))
+            for _ in range(600)]  # fmt: skip
+    whole, half = evidence(capacity=7), evidence(capacity=7)
+    for subject, level, fingerprint in rows[:300]:
+        whole.update(subject, level, fingerprint, BETS_400, now=5)
+        half.update(subject, level, fingerprint, BETS_400, now=5)
+    resumed = evidence(capacity=7)
+    resumed.restore(half.snapshot())
+    for subject, level, fingerprint in rows[300:]:
+        a = whole.update(subject, level, fingerprint, BETS_400, now=5)
+        b = resumed.update(subject, level, fingerprint, BETS_400, now=5)
+        assert a == b
+    assert whole.snapshot() == resumed.snapshot()
+    assert whole.evicted > 0
+
+
+@pytest.mark.parametrize("at", [0, 40, -1])
+def test_a_changed_snapshot_is_refused(at: int) -> None:
+    """Whichever byte it is."""
+    raw = bytearray(evidence().snapshot())
+    raw[at] ^= 1
+    with pytest.raises(DigestMismatch):
+        evidence().restore(bytes(raw))
