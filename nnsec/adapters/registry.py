@@ -1,0 +1,211 @@
+"""The registry: ``<url>/<model>/<version>/``, a folder by default or any fsspec URL."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import fsspec
+
+from nnsec.errors import BadSignature, ConfigError, TransientError, Unsafe
+
+SIGNATURE = "model.sig"
+MAX_FILES = 32
+MAX_BYTES = 8 * 1024**3
+"""Bytes of the largest file that is read."""
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class Registry:
+    """Reads and writes checkpoints as named bytes; it judges none of them.
+
+    Parameters
+    ----------
+    url:
+        A path or an fsspec URL, for example ``s3://bucket/folder`` (needs its own package).
+
+    Raises
+    ------
+    ConfigError
+        If no installed package serves such a URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"[registry] url = {url!r} cannot be used: {error}") from error
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that have a folder, sorted."""
+        with self._reaching(self._root):
+            names = [name for name, info in self._entries(self._root) if _is_folder(info)]
+        return tuple(sorted(name for name in names if _MODEL.fullmatch(name)))
+
+    def list(self, model: str) -> tuple[int, ...]:
+        """Versions that have a signature, in ascending order; the others are no checkpoints."""
+        with self._reaching(self._folder(model)):
+            return tuple(
+                version
+                for version in self._folders(model)
+                if self._fs.exists(f"{self._folder(model, version)}/{SIGNATURE}")
+            )
+
+    def next_version(self, model: str) -> int:
+        """The first version above every folder, unfinished ones too."""
+        with self._reaching(self._folder(model)):
+            return max(self._folders(model), default=0) + 1
+
+    def fetch(
+        self, model: str, version: int, limits: Mapping[str, int] | None = None
+    ) -> dict[str, bytes]:
+        """Read every file of a version once.
+
+        Parameters
+        ----------
+        limits:
+            Most bytes by file name; other names are refused. None for any name and `MAX_BYTES`.
+
+        Returns
+        -------
+        dict
+            Content by file name, unverified.
+
+        Raises
+        ------
+        BadSignature
+            If there is no such folder: nothing signed is there.
+        Unsafe
+            For a link, a folder or anything else that is no plain file; too many or too large.
+        TransientError
+            If the registry is away.
+        """
+        folder = self._folder(model, version)
+        with self._reaching(folder):
+            if not self._fs.exists(folder):
+                self._missing(model, version)
+            for path in (self._folder(model), folder):
+                if self._fs.info(path).get("islink"):
+                    raise Unsafe(f"{path} is a symbolic link; checkpoints are plain folders")
+            return {
+                name: self._read(f"{folder}/{name}", name, _limit(name, limits))
+                for name in self._names(folder)
+            }
+
+    def upload(self, model: str, version: int, files: Mapping[str, bytes]) -> str:
+        """Write a version, the signature last, so that nobody ever sees half a checkpoint.
+
+        Returns
+        -------
+        str
+            Where it lies.
+
+        Raises
+        ------
+        ConfigError
+            If that version has a folder already; nothing is overwritten.
+        TransientError
+            If the registry is away; what was written without a signature is no checkpoint.
+        """
+        folder = self._folder(model, version)
+        with self._reaching(folder):
+            self._fs.makedirs(self._folder(model), exist_ok=True)
+            if not self._make(folder):
+                raise ConfigError(
+                    f"{model}/{version} exists in {self.url}; versions are never overwritten, "
+                    f"the next free one is {self.next_version(model)}"
+                )
+            for name in sorted(files, key=lambda name: (name == SIGNATURE, name)):
+                self._fs.pipe_file(f"{folder}/{name}", files[name])
+        return str(folder)
+
+    def _folder(self, model: str, version: int | None = None) -> str:
+        if not _MODEL.fullmatch(model):
+            raise ConfigError(
+                f"model name {model!r}: letters, digits, '.', '_' and '-' only, 128 at most, "
+                "beginning with a letter or digit"
+            )
+        if version is not None and version < 1:
+            raise ConfigError(f"version {version}: versions are whole numbers from 1")
+        return f"{self._root}/{model}" + ("" if version is None else f"/{version}")
+
+    def _entries(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        self._fs.invalidate_cache()  # other machines write here too
+        try:
+            found = self._fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return
+        for info in found:
+            name = str(info["name"]).rstrip("/").rpartition("/")[2]
+            if str(info["name"]).rstrip("/") != path.rstrip("/"):  # object stores list the folder
+                yield name, info
+
+    def _folders(self, model: str) -> Sequence[int]:
+        return sorted(
+            int(name) for name, _ in self._entries(self._folder(model)) if _VERSION.fullmatch(name)
+        )
+
+    def _names(self, folder: str) -> Sequence[str]:
+        names = []
+        for name, info in self._entries(folder):
+            if info.get("islink"):
+                raise Unsafe(f"{name} is a symbolic link; checkpoints hold plain files only")
+            if info["type"] != "file":
+                raise Unsafe(f"{name} is a {info['type']}; checkpoints hold plain files only")
+            names.append(name)
+        if len(names) > MAX_FILES:
+            raise Unsafe(f"{folder} holds {len(names)} files; a checkpoint has at most {MAX_FILES}")
+        return names
+
+    def _read(self, path: str, name: str, limit: int) -> bytes:
+        # Bounded twice, as the file may grow meanwhile; one byte more makes its digest differ.
+        size = self._fs.info(path)["size"]
+        if size is not None and size > limit:
+            raise Unsafe(f"{name} has {size} bytes; at most {limit} are read")
+        with self._fs.open(path, "rb", cache_type="none") as file:
+            content: bytes = file.read(limit + 1 if size is None else size + 1)
+        return content
+
+    def _make(self, folder: str) -> bool:
+        """Make a folder; False if it exists."""
+        if self._fs.exists(folder):
+            return False
+        try:
+            # On a file system the folder is the lock: only one of two writers makes it.
+            self._fs.mkdir(folder, create_parents=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def _missing(self, model: str, version: int) -> None:
+        if not self._fs.exists(self._root):
+            raise TransientError(f"the registry {self.url} is not there")
+        there = ", ".join(map(str, self._folders(model))) or "none"
+        raise BadSignature(f"no checkpoint {model}/{version} in {self.url}; there: {there}")
+
+    @contextlib.contextmanager
+    def _reaching(self, what: str) -> Iterator[None]:
+        """Turn whatever a file system raises into one error that may pass."""
+        try:
+            yield
+        except (BadSignature, ConfigError, TransientError, Unsafe):
+            raise
+        except Exception as error:
+            # Each fsspec backend raises errors of its own, so all of them are meant.
+            raise TransientError(f"the registry cannot be reached at {what}: {error}") from error
+
+
+def _limit(name: str, limits: Mapping[str, int] | None) -> int:
+    if limits is None:
+        return MAX_BYTES
+    if name not in limits:
+        raise Unsafe(f"{name[:200]!r} is not a file of a checkpoint; remove it")
+    return limits[name]
+
+
+def _is_folder(info: Mapping[str, Any]) -> bool:
+    return bool(info["type"] == "directory" and not info.get("islink"))
