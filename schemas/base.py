@@ -2,15 +2,66 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationError,
+)
 
 from schemas import strict_json
 from schemas.errors import SchemaError
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_OWN_BYTES = 16 * 1024 * 1024
+_RFC_3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:)(\d\d)(?:\.(\d{1,30}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+def parse_time(text: str, *, field: str = "value") -> datetime:
+    """Read an RFC 3339 time, to the microsecond; a leap second is the second after :59.
+
+    Raises
+    ------
+    SchemaError
+        For anything else, naming ``field``.
+
+    Examples
+    --------
+    >>> parse_time("2026-01-02T03:04:05.5+01:00")
+    datetime.datetime(2026, 1, 2, 2, 4, 5, 500000, tzinfo=datetime.timezone.utc)
+    """
+    match = _RFC_3339.fullmatch(text)
+    if match is None:
+        raise SchemaError("no RFC 3339 time such as 2026-01-02T03:04:05.678Z", field=field)
+    day, clock, second, fraction, zone = match.groups()
+    leap = second == "60"
+    microseconds = (fraction or "")[:6].ljust(6, "0")
+    zone = "+00:00" if zone in "Zz" else zone
+    try:
+        time = datetime.fromisoformat(
+            f"{day}T{clock}{'59' if leap else second}.{microseconds}{zone}"
+        )
+        return (time + timedelta(seconds=leap)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise SchemaError(f"no such time: {error}", field=field) from error
+
+
+def _from_text(value: Any) -> Any:
+    """Keep pydantic from reading seconds since 1970, days alone, or times with a space."""
+    if isinstance(value, str):
+        try:
+            return parse_time(value)
+        except SchemaError as error:
+            raise ValueError(str(error)) from error
+    return value
 
 
 def _utc(value: datetime) -> datetime:
@@ -26,8 +77,8 @@ def format_time(value: datetime) -> str:
     >>> format_time(datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC))
     '2026-01-02T03:04:05.678Z'
     """
-    utc = value.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    utc = value.astimezone(UTC).replace(tzinfo=None)
+    return utc.isoformat(timespec="milliseconds") + "Z"
 
 
 def from_millis(milliseconds: int) -> datetime:
@@ -38,10 +89,15 @@ def from_millis(milliseconds: int) -> datetime:
 
 def to_millis(value: datetime) -> int:
     """Turn a time into milliseconds since 1970, rounding down."""
-    return int(value.timestamp()) * 1000 + value.microsecond // 1000
+    return (value - _EPOCH) // timedelta(milliseconds=1)
 
 
-Time = Annotated[datetime, AfterValidator(_utc), PlainSerializer(format_time, return_type=str)]
+Time = Annotated[
+    datetime,
+    BeforeValidator(_from_text, json_schema_input_type=str),
+    AfterValidator(_utc),
+    PlainSerializer(format_time, return_type=str),
+]
 """A time on the wire: RFC 3339, UTC, milliseconds."""
 
 Severity = Literal["info", "low", "medium", "high", "critical"]

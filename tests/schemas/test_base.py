@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from schemas.action import Action
+from schemas.alert import Subject
+from schemas.base import format_time, from_millis, parse_time, to_millis
+from schemas.errors import SchemaError
+from schemas.label import Label
+from schemas.meta import Meta
+
+LOG = UUID("6f1f2f5e-7c39-4b43-8f5c-0d5e8c1b2a3d")
+
+
+def meta(declared: str) -> bytes:
+    return b'{"log":"%s","declared":%s}' % (str(LOG).encode(), declared.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02t03:04:05z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("2026-01-02T03:04:05.123456789Z", datetime(2026, 1, 2, 3, 4, 5, 123456, tzinfo=UTC)),
+        ("2026-01-02T03:04:05.5+01:00", datetime(2026, 1, 2, 2, 4, 5, 500_000, tzinfo=UTC)),
+        ("2016-12-31T23:59:60Z", datetime(2017, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_rfc_3339_times_are_read(text: str, expected: datetime) -> None:
+    """Zones are turned into UTC, fractions are cut to microseconds."""
+    assert parse_time(text) == expected
+    assert Meta.decode(meta(f'"{text}"')).declared == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1700000000", '"1700000000"', "1.5", "null", '""', '"2026-01-02"', '"2026-01-02T03:04Z"',
+        '"2026-01-02T03:04:05"', '"2026-01-02 03:04:05Z"', '"2026-13-02T03:04:05Z"',
+        '"2026-01-02T03:04:61Z"', '"2026-01-02T03:04:05+25:00"', '"0000-01-01T00:00:00Z"',
+        '"0001-01-01T00:00:00+12:00"', '"9999-12-31T23:59:60Z"', '"2026-01-02T03:04:05.Z"',
+    ],
+)  # fmt: skip
+def test_other_times_are_refused(text: str) -> None:
+    """Seconds since 1970, times without a zone and days alone are no times here."""
+    with pytest.raises(SchemaError) as caught:
+        Meta.decode(meta(text))
+    assert caught.value.field == "declared"
+
+
+def test_a_time_without_a_zone_cannot_be_written() -> None:
+    """A naive datetime never reaches the wire."""
+    with pytest.raises(ValidationError, match="zone"):
+        Meta(log=LOG, declared=datetime(2026, 1, 2))  # noqa: DTZ001 - naive on purpose
+
+
+def test_times_are_written_in_utc_with_milliseconds() -> None:
+    """A time of another zone comes out in UTC, cut to milliseconds."""
+    time = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=timezone(timedelta(hours=2)))
+    assert b'"2026-01-02T01:04:05.678Z"' in Meta(log=LOG, declared=time).encode()
+
+
+@given(st.integers(-(10**12), 10**14))
+def test_milliseconds_survive(milliseconds: int) -> None:
+    """Kafka's time stamps go to text and back without loss, before 1970 too."""
+    time = from_millis(milliseconds)
+    assert to_millis(time) == milliseconds
+    assert parse_time(format_time(time)) == time
+
+
+def test_events_hold_no_number_that_is_not_finite() -> None:
+    """Free figures that are not finite are written as null, since JSON has no NaN."""
+    action = Action(
+        id="a", action="quarantine", model="m", incident=None,
+        subject=Subject(kind="source", id="s"), outcome="done", automatic=True, by="b",
+        reason="r", time=from_millis(0), figures={"x": float("nan"), "y": [float("-inf")]},
+    )  # fmt: skip
+    assert b'"figures":{"x":null,"y":[null]}' in action.encode()
+    assert Action.decode(action.encode()).figures == {"x": None, "y": [None]}
+
+
+def test_users_events_refuse_unknown_fields_and_ours_ignore_them() -> None:
+    """A newer worker may add fields to our events; a user's typing error is found."""
+    known = meta('"2026-01-02T03:04:05Z"')
+    assert Meta.decode(known[:-1] + b',"new":1}').log == LOG
+    with pytest.raises(SchemaError) as caught:
+        Label.decode(b'{"id":"a","label":1,"lable":2}')
+    assert caught.value.field == "lable"
+
+
+@pytest.mark.parametrize("value", [b'{"id":"a","label":"1"}', b'{"id":"a","label":true}'])
+def test_nothing_is_converted(value: bytes) -> None:
+    """A number in quotes is no number, and true is not 1."""
+    with pytest.raises(SchemaError) as caught:
+        Label.decode(value)
+    assert caught.value.field == "label"
+
+
+def test_nested_fields_are_named_with_their_index() -> None:
+    """An error inside a list says which element it is in."""
+    with pytest.raises(SchemaError) as caught:
+        Action.decode(b"[]")
+    assert caught.value.field == "value"
