@@ -131,7 +131,8 @@ class Network:
         """
         low, high = self.input.range
         tensor = torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
-        return (tensor.to(torch.float32) - low) / (high - low)
+        scaled = torch.empty(tensor.shape, dtype=torch.float32, device=self.device)
+        return scaled.copy_(tensor).sub_(low).div_(high - low)
 
     def forward(self, x: NDArray[Any]) -> Forward:
         """Run the model.
@@ -158,12 +159,12 @@ class Network:
 
     def _run(self, part: Tensor) -> tuple[Tensor, Tensor]:
         rows = part.shape[0]
-        if rows < self.tile:
-            padding = part.new_zeros((self.tile - rows, *part.shape[1:]))
-            part = torch.cat([part, padding])
+        # A new tensor: strides that a caller's array has by chance would choose another kernel.
+        tile = torch.zeros((self.tile, *part.shape[1:]), device=self.device)
+        tile[:rows] = part
         self._seen.clear()
         with torch.inference_mode():
-            logits = self.module(part)
+            logits = self.module(tile)
         best = max((rank for rank, _ in self._seen), default=None)
         found = [tensor for rank, tensor in self._seen if rank == best]
         features = found[-1] if found else logits

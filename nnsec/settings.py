@@ -142,8 +142,16 @@ class Trainer(Table):
     """How the trainer learns from ``training.accepted``."""
 
     operator_key: str = ""
+    """Private key (PEM file) that signs the order to promote what was trained."""
     release_key: str = ""
-    min_samples: int = 200
+    """Private key (PEM file) that signs checkpoints."""
+    reference: str = ""
+    """Clean data (npz: x, y) held apart, on which detectors are fitted; ``{model}`` is replaced."""
+    min_samples: Annotated[int, Field(ge=1)] = 200
+    """Accepted samples, not learned from yet, from which on a new checkpoint is trained."""
+    epochs: Annotated[int, Field(ge=1)] = 5
+    adversarial_epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """L∞ bound of adversarial training, of the input range; 0 for none."""
     seed: int = 0
 
 

@@ -138,11 +138,13 @@ class Suite:
         reference = network.forward(x[splits.train])
         for detector in chosen:
             detector.fit(reference, labels[splits.train], network, seed)
+            # As a checkpoint gives it back: the order of an array in memory moves last digits.
+            detector.restore(_packed(detector.state()))
         held_out, calibrate = (
             [_raw(network, chosen, tile) for tile in _tiles(network, x[rows])]
             for rows in (splits.fit, splits.calibrate)
         )
-        fusion = Fusion.fit(_rows(held_out, len(splits.fit)))
+        fusion = Fusion.restore(_packed(Fusion.fit(_rows(held_out, len(splits.fit))).state()))
         raw = _rows(calibrate, len(splits.calibrate))
         prediction = np.concatenate([tile.prediction for tile, _ in calibrate])[: len(raw)]
         fused = _fuse(fusion, raw)
@@ -183,13 +185,13 @@ class Suite:
     def state(self) -> dict[str, NDArray[Any]]:
         """All but the model, as arrays with dotted names."""
         listed = np.frombuffer(",".join(self.names).encode(), np.uint8)
-        arrays = {"detectors": listed, "columns": self.columns}
+        arrays: dict[str, NDArray[Any]] = {"detectors": listed, "columns": self.columns}
         for prefix, part in (("fusion", self.fusion), ("calibration", self.calibration)):
             arrays |= {f"{prefix}.{name}": array for name, array in part.state().items()}
         for detector in self.detectors:
             for name, array in detector.state().items():
                 arrays[f"detector.{detector.name}.{name}"] = array
-        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        return _packed(arrays)
 
     @classmethod
     def restore(cls, state: Mapping[str, NDArray[Any]], network: Network) -> Suite:
@@ -265,6 +267,10 @@ def _confidence(logits: NDArray[np.float64]) -> NDArray[np.float32]:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     best: NDArray[np.float32] = (1.0 / shifted.sum(axis=1)).astype(np.float32)
     return best
+
+
+def _packed(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name: np.array(array, order="C") for name, array in arrays.items()}
 
 
 def _under(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

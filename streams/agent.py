@@ -46,10 +46,13 @@ class Agent(Protocol):
     topics: tuple[str, ...]
     """What it consumes, without the prefix."""
 
-    async def assigned(self, partitions: frozenset[tuple[str, int]]) -> None:
+    async def assigned(
+        self, partitions: frozenset[tuple[str, int]]
+    ) -> Mapping[tuple[str, int], int] | None:
         """Take note of all (topic, partition) that this worker holds after a rebalance.
 
-        Records at and after the committed offsets are delivered (again) after it.
+        Records at and after the committed offsets are delivered (again) after it, so state must
+        be as of then; or the answer names, by (topic, partition), other offsets to begin at.
         """
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:

@@ -22,7 +22,7 @@ class Confidence(Stateless):
 
     name: ClassVar[str] = "confidence"
 
-    def score(self, forward: Forward, network: Network) -> NDArray[np.float64]:  # noqa: ARG002
+    def score(self, forward: Forward, network: Network) -> NDArray[np.float64]:
         """See `Detector.score`."""
         logits = forward.logits.double()
         best = logits.argmax(1, keepdim=True)

@@ -20,7 +20,7 @@ class Energy(Stateless):
 
     name: ClassVar[str] = "energy"
 
-    def score(self, forward: Forward, network: Network) -> NDArray[np.float64]:  # noqa: ARG002
+    def score(self, forward: Forward, network: Network) -> NDArray[np.float64]:
         """See `Detector.score`."""
         energy: NDArray[np.float64] = -torch.logsumexp(forward.logits.double(), 1).cpu().numpy()
         return energy
