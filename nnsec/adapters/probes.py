@@ -1,0 +1,103 @@
+"""``/livez``, ``/readyz`` and ``/metrics`` of every process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from nnsec.errors import ConfigError
+from nnsec.settings import Settings
+
+RUN_FOLDER = Path(".nnsec/run")
+
+logger = logging.getLogger(__name__)
+
+
+class Probes:
+    """A small HTTP server; an asynchronous context manager.
+
+    Parameters
+    ----------
+    role:
+        Of the process: ``stream``, ``view``, …; names the file that holds the address.
+    problems:
+        What keeps the process from being ready, in words; empty when it is.
+    folder:
+        Where ``<role>-<pid>.json`` is written, and removed at the end.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        role: str,
+        problems: Callable[[], Sequence[str]],
+        *,
+        folder: Path = RUN_FOLDER,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        self._listen = settings.http.listen
+        self._role = role
+        self._problems = problems
+        self._file = folder / f"{role}-{os.getpid()}.json"
+        self._registry = registry
+        self._runner: web.AppRunner | None = None
+        self.address = ""
+        """``host:port`` once it listens."""
+
+    async def __aenter__(self) -> Self:
+        host, _, port = self._listen.rpartition(":")
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/livez", self._live), web.get("/readyz", self._ready),
+                web.get("/metrics", self._metrics),
+            ]
+        )  # fmt: skip
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host.strip("[]") or None, int(port)).start()
+        except (OSError, ValueError) as error:
+            await self._runner.cleanup()
+            raise ConfigError(f"[http] listen {self._listen!r} cannot be used: {error}") from error
+        found = self._runner.addresses[0]
+        self.address = f"{found[0]}:{found[1]}"
+        logger.info("%s serves /livez, /readyz and /metrics on %s", self._role, self.address)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(
+            json.dumps({"role": self._role, "pid": os.getpid(), "address": self.address}) + "\n",
+            "utf-8",
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.unlink(missing_ok=True)
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        problems = self._problems()
+        if problems:
+            return web.Response(status=503, text="".join(f"{line}\n" for line in problems))
+        return web.Response(text="ready\n")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        body = generate_latest(self._registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

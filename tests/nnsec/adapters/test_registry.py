@@ -1,0 +1,155 @@
+"""The registry: a folder of plain files, in which nothing is overwritten or half there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnsec.adapters.registry import SIGNATURE, Registry
+from nnsec.errors import BadSignature, ConfigError, TransientError, Unsafe
+
+FILES = {"model.sig": b"s", "weights": b"w", "a": b""}
+
+
+@pytest.fixture(params=["folder", "memory"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
+    """An empty registry, as a folder and as an object store."""
+    return Registry(str(tmp_path / "r") if request.param == "folder" else f"memory://{tmp_path}")
+
+
+def test_what_was_uploaded_is_listed_and_fetched(registry: Registry) -> None:
+    """Content comes back by name; versions are ordered as numbers."""
+    assert registry.list("m") == ()
+    assert registry.models() == ()
+    for version in (10, 2, 1):
+        registry.upload("m", version, FILES)
+    assert registry.list("m") == (1, 2, 10)
+    assert registry.models() == ("m",)
+    assert registry.next_version("m") == 11
+    assert registry.fetch("m", 2) == FILES
+
+
+def test_a_version_is_never_overwritten(registry: Registry) -> None:
+    """The error names the next free version."""
+    registry.upload("m", 1, FILES)
+    with pytest.raises(ConfigError, match="next free one is 2"):
+        registry.upload("m", 1, {"model.sig": b"other"})
+    assert registry.fetch("m", 1) == FILES
+
+
+def test_the_signature_is_written_last(registry: Registry, monkeypatch: Any) -> None:
+    """If writing stops at any file, there is no checkpoint, and its number is not used again."""
+    written: list[str] = []
+    whole = registry._fs.pipe_file
+
+    def pipe_file(path: str, value: bytes) -> None:
+        name = path.rpartition("/")[2]
+        if name == SIGNATURE:
+            raise OSError("disk full")
+        written.append(name)
+        whole(path, value)
+
+    monkeypatch.setattr(registry._fs, "pipe_file", pipe_file)
+    with pytest.raises(TransientError, match="disk full"):
+        registry.upload("m", 1, FILES)
+    assert written == ["a", "weights"]
+    assert registry.list("m") == ()
+    assert registry.next_version("m") == 2
+
+
+def test_two_writers_of_one_version(tmp_path: Path, monkeypatch: Any) -> None:
+    """Who makes the folder has it, even if both saw it missing."""
+    registry = Registry(str(tmp_path))
+    registry.upload("m", 1, FILES)
+    monkeypatch.setattr(registry._fs, "exists", lambda path: False)
+    with pytest.raises(ConfigError, match="never overwritten"):
+        registry.upload("m", 1, FILES)
+
+
+def test_what_is_not_there(registry: Registry) -> None:
+    """A missing version names those that are there; a missing registry may come back."""
+    with pytest.raises(TransientError, match="not there"):
+        Registry(f"{registry.url}/nowhere").fetch("m", 1)
+    registry.upload("m", 4, FILES)
+    with pytest.raises(BadSignature, match=r"no checkpoint m/5 .* there: 4"):
+        registry.fetch("m", 5)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/etc", ".hidden", "ü", "x" * 129, "a\n"])
+def test_names_cannot_leave_the_registry(tmp_path: Path, name: str) -> None:
+    """A model's name is one plain folder name."""
+    with pytest.raises(ConfigError, match="model name"):
+        Registry(str(tmp_path)).list(name)
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_versions_count_from_one(tmp_path: Path, version: int) -> None:
+    """There is no version 0."""
+    with pytest.raises(ConfigError, match="whole numbers from 1"):
+        Registry(str(tmp_path)).fetch("m", version)
+
+
+def test_other_folders_are_no_versions(tmp_path: Path) -> None:
+    """Leading zeros, words and files beside versions are passed over."""
+    registry = Registry(str(tmp_path))
+    registry.upload("m", 3, FILES)
+    for name in ("03", "0", "latest", ".git"):
+        (tmp_path / "m" / name).mkdir()
+        (tmp_path / "m" / name / SIGNATURE).write_bytes(b"")
+    (tmp_path / "m" / "notes.txt").write_text("")
+    assert registry.list("m") == (3,)
+
+
+def _link_file(folder: Path) -> None:
+    (folder / "weights").rename(folder.parent / "elsewhere")
+    (folder / "weights").symlink_to(folder.parent / "elsewhere")
+
+
+def _link_folder(folder: Path) -> None:
+    folder.rename(folder.parent / "real")
+    folder.symlink_to(folder.parent / "real")
+
+
+def _link_model(folder: Path) -> None:
+    folder.parent.rename(folder.parents[1] / "real")
+    folder.parent.symlink_to(folder.parents[1] / "real")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_link_file, "weights is a symbolic link"),
+        (_link_folder, "1 is a symbolic link"),
+        (_link_model, "m is a symbolic link"),
+        (lambda folder: (folder / "sub").mkdir(), "sub is a directory"),
+        (lambda folder: os.mkfifo(folder / "pipe"), "pipe is a other"),
+        (lambda folder: [(folder / f"f{k}").touch() for k in range(40)], "at most 32"),
+    ],
+    ids=["link", "linked folder", "linked model", "folder", "pipe", "many"],
+)
+def test_only_plain_files_are_read(tmp_path: Path, change: Any, words: str) -> None:
+    """A link, a folder or a pipe is refused before anything is opened."""
+    registry = Registry(str(tmp_path))
+    registry.upload("m", 1, FILES)
+    change(tmp_path / "m" / "1")
+    with pytest.raises(Unsafe, match=words):
+        registry.fetch("m", 1)
+
+
+def test_sizes_are_bounded(registry: Registry) -> None:
+    """A file over its limit is not read; a name without a limit is refused."""
+    registry.upload("m", 1, FILES)
+    assert registry.fetch("m", 1, dict.fromkeys(FILES, 1)) == FILES
+    with pytest.raises(Unsafe, match="weights has 1 bytes; at most 0"):
+        registry.fetch("m", 1, dict.fromkeys(FILES, 0) | {SIGNATURE: 1})
+    with pytest.raises(Unsafe, match="'a' is not a file of a checkpoint"):
+        registry.fetch("m", 1, {SIGNATURE: 1, "weights": 1})
+
+
+def test_an_unknown_url_is_a_configuration_error() -> None:
+    """A scheme that nothing serves is said at once."""
+    with pytest.raises(ConfigError, match="registry"):
+        Registry("nosuchscheme://x")
