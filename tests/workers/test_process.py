@@ -1,0 +1,135 @@
+"""What every worker does around its work: declare, answer probes, stop in time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from nnsec.adapters import kafka
+from nnsec.adapters.probes import RUN_FOLDER
+from nnsec.adapters.records import Out
+from nnsec.errors import ConfigError
+from nnsec.settings import Settings
+from schemas.base import to_millis
+from workers import process
+from workers.process import Process
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+async def probe(path: str) -> tuple[int, str]:
+    """Ask this process, by the address that it wrote down."""
+
+    def ask() -> tuple[int, str]:
+        (file,) = RUN_FOLDER.glob(f"view-{os.getpid()}.json")
+        url = f"http://{json.loads(file.read_text())['address']}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    return await asyncio.to_thread(ask)
+
+
+async def test_topics_are_there_before_the_work_and_probes_tell(settings: Settings) -> None:
+    """Not ready while it starts, ready after; SIGTERM ends it with 0 and takes the file along."""
+    seen: list[tuple[int, str]] = []
+
+    async def work(running: Process) -> None:
+        assert set(running.logs) >= {"incidents", "alerts"}
+        seen.append(await probe("/readyz"))
+        running.problem("start")
+        seen.extend([await probe("/readyz"), await probe("/livez")])
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running.stop.wait()
+
+    assert await process.run(settings, "view", work) == 0
+    assert seen == [(503, "starting\n"), (200, "ready\n"), (200, "ok\n")]
+    assert list(RUN_FOLDER.iterdir()) == []
+
+
+async def test_work_that_does_not_end_is_cut_off(settings: Settings) -> None:
+    """After ``drain_seconds``, with status 1."""
+    drained = settings.kafka.model_copy(update={"drain_seconds": 0.2})
+    cancelled = asyncio.Event()
+
+    async def work(running: Process) -> None:
+        running.stop.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    assert await process.run(settings.model_copy(update={"kafka": drained}), "view", work) == 1
+    assert cancelled.is_set()
+
+
+async def test_a_wrong_configuration_comes_out(settings: Settings) -> None:
+    """A broker that nobody starts is an error that says so, not something to wait for."""
+    wrong = settings.model_copy(
+        update={"kafka": settings.kafka.model_copy(update={"bootstrap_servers": "embedded"})}
+    )
+
+    async def work(_: Process) -> None:
+        raise AssertionError
+
+    with pytest.raises(ConfigError, match="nnsec up"):
+        await process.run(wrong, "view", work)
+
+
+async def test_an_absent_broker_does_not_keep_it_from_ending(settings: Settings) -> None:
+    """It waits, says why, and stops when told."""
+    away = settings.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})
+
+    async def work(_: Process) -> None:
+        raise AssertionError
+
+    async def stop() -> None:
+        await asyncio.sleep(0.5)
+        assert "the broker has not answered" in (await probe("/readyz"))[1]
+        os.kill(os.getpid(), signal.SIGINT)
+
+    asking = asyncio.create_task(stop())
+    assert await process.run(settings.model_copy(update={"kafka": away}), "view", work) == 0
+    await asking
+
+
+def test_problems_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One line when it begins and one when it is over, however often it is noted."""
+    caplog.set_level("INFO")
+    running = Process("view")
+    for _ in range(3):
+        running.problem("Redis", "away")
+    assert running.ready() == ("away",)
+    for _ in range(3):
+        running.problem("Redis")
+    assert running.ready() == ()
+    assert [r.getMessage() for r in caplog.records] == [
+        "view: away; waiting", "view: Redis is there",
+    ]  # fmt: skip
+
+
+async def test_since_yields_what_came_after(settings: Settings) -> None:
+    """Whatever the broker knows of times."""
+    t0 = datetime.now(UTC)
+    await kafka.declare(settings, now=t0)
+    ms = to_millis(t0)
+    old = Out("scores", b"old", b"k", timestamp=to_millis(t0 - timedelta(days=2)))
+    async with kafka.publisher(settings) as publish:
+        await publish(old)
+        await publish(Out("scores", b"new", b"k", timestamp=ms))
+    found = [r.value async for r in process.since(settings, "scores", ms - 1000)]
+    assert found == [b"new"]

@@ -1,0 +1,182 @@
+"""What every worker does around its work: wait for the broker, answer probes, end in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+
+from nnsec.adapters import kafka
+from nnsec.adapters.probes import Probes
+from nnsec.adapters.records import Record
+from nnsec.settings import Settings
+
+RETRY = 0.5
+"""Seconds until something that was away is tried again."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Process:
+    """One worker process.
+
+    Parameters
+    ----------
+    role:
+        ``view``, ``remediation``, …
+    logs:
+        Topic to the identity of its log, once the broker answered.
+    stop:
+        Set when the process is asked to end.
+    problems:
+        What keeps it from being ready, by what it is about.
+    """
+
+    role: str
+    logs: Mapping[str, UUID] = field(default_factory=dict)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def problem(self, about: str, text: str = "") -> None:
+        """Say once that something is wrong, and once that it is over (an empty text)."""
+        before = self.problems.get(about, "")
+        if text:
+            self.problems[about] = text
+            if not before:
+                logger.warning("%s: %s; waiting", self.role, text)
+        elif before:
+            del self.problems[about]
+            logger.info("%s: %s is there", self.role, about)
+
+    def ready(self) -> tuple[str, ...]:
+        """What keeps this process from being ready; empty if nothing does."""
+        return tuple(self.problems.values())
+
+
+async def run(settings: Settings, role: str, work: Callable[[Process], Awaitable[None]]) -> int:
+    """Run one worker until it is asked to end.
+
+    Parameters
+    ----------
+    work:
+        Returns soon after ``process.stop`` is set, its effects complete and its offsets committed.
+
+    Returns
+    -------
+    The exit status: 0, or 1 if the work did not end within ``kafka.drain_seconds``.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration or a topic is wrong.
+    """
+    process = Process(
+        role, problems={"the broker": "the broker has not answered", "start": "starting"}
+    )
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        # Outside the main thread there are no signals: tests set `stop`, or cancel.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, process.stop.set)
+    kafka.outage.listen()
+    try:
+        async with Probes(settings, role, process.ready):
+            return await _until_stopped(settings, process, _declared(settings, process, work))
+    finally:
+        for number in signals:
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.remove_signal_handler(number)
+
+
+async def _declared(
+    settings: Settings, process: Process, work: Callable[[Process], Awaitable[None]]
+) -> None:
+    declaring = asyncio.create_task(kafka.declare(settings, now=datetime.now(UTC)))
+    stopped = asyncio.create_task(process.stop.wait())
+    try:
+        await asyncio.wait({declaring, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not declaring.done():
+            return
+        process.logs = declaring.result()
+    finally:
+        for task in (declaring, stopped):
+            task.cancel()
+        await asyncio.gather(declaring, stopped, return_exceptions=True)
+    process.problem("the broker")
+    await work(process)
+
+
+async def _until_stopped(settings: Settings, process: Process, work: Awaitable[None]) -> int:
+    task = asyncio.ensure_future(work)
+    stopped = asyncio.create_task(process.stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({task}, timeout=settings.kafka.drain_seconds)
+        if done:
+            task.result()
+            return 0
+        logger.error("%s did not end within %g s", process.role, settings.kafka.drain_seconds)
+        return 1
+    finally:
+        for one in (task, stopped):
+            one.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
+
+
+async def pause(process: Process, seconds: float = RETRY) -> None:
+    """Wait, but not past the end."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.stop.wait(), seconds)
+
+
+@contextlib.asynccontextmanager
+async def reader(
+    settings: Settings, topics: Sequence[str], **options: Any
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """Open a consumer of topics, from the earliest record and without a group unless told."""
+    given = {
+        "group_id": None,
+        "auto_offset_reset": "earliest",
+        "enable_auto_commit": False,
+        "fetch_max_wait_ms": settings.kafka.fetch_max_wait_ms,
+        **options,
+    }
+    names = [kafka.topic_name(settings, topic) for topic in topics]
+    consumer = await kafka.connected(
+        lambda: AIOKafkaConsumer(*names, **kafka.client_options(settings.kafka), **given)
+    )
+    try:
+        yield consumer
+    finally:
+        await kafka.closed(consumer)
+
+
+async def since(settings: Settings, topic: str, milliseconds: int) -> AsyncIterator[Record]:
+    """Yield the records of a topic from a time (ms since 1970) to its end as it is now."""
+    start: dict[tuple[str, int], int] = {}
+    async with reader(settings, (topic,)) as consumer:
+        partitions = list(consumer.assignment())
+        try:
+            found = await consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds))
+            ends = await consumer.end_offsets(partitions)
+        except KafkaError as error:
+            # Not every broker can look for a time; then the records are looked through.
+            logger.debug("no offsets by time: %s", error)
+        else:
+            for partition, at in found.items():
+                offset = at.offset if at is not None else ends[partition]
+                start[topic, partition.partition] = offset
+    async for record in kafka.read_to_end(settings, (topic,), start):
+        if record.timestamp >= milliseconds:
+            yield record
