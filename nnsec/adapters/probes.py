@@ -33,6 +33,13 @@ class Probes:
         What keeps the process from being ready, in words; empty when it is.
     folder:
         Where ``<role>-<pid>.json`` is written, and removed at the end.
+    registry:
+        Of the metrics that are shown.
+
+    Raises
+    ------
+    ConfigError
+        On entering, if ``[http] listen`` is no address that can be had.
     """
 
     def __init__(
@@ -66,17 +73,16 @@ class Probes:
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host.strip("[]") or None, int(port)).start()
-        except (OSError, ValueError) as error:
+            name, number = self._runner.addresses[0][:2]
+            self.address = f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
+            self._announce()
+        except (OSError, ValueError, OverflowError) as error:
             await self._runner.cleanup()
-            raise ConfigError(f"[http] listen {self._listen!r} cannot be used: {error}") from error
-        found = self._runner.addresses[0]
-        self.address = f"{found[0]}:{found[1]}"
+            raise ConfigError(
+                f"[http] listen = {self._listen!r} cannot be used: {error}; "
+                "write host:port, with port 0 for any free one"
+            ) from error
         logger.info("%s serves /livez, /readyz and /metrics on %s", self._role, self.address)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text(
-            json.dumps({"role": self._role, "pid": os.getpid(), "address": self.address}) + "\n",
-            "utf-8",
-        )
         return self
 
     async def __aexit__(
@@ -88,6 +94,14 @@ class Probes:
         self._file.unlink(missing_ok=True)
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def _announce(self) -> None:
+        """Write the address where other programs find it, whole or not at all."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        said = {"role": self._role, "pid": os.getpid(), "address": self.address}
+        part = self._file.with_suffix(".part")
+        part.write_text(json.dumps(said) + "\n", "utf-8")
+        part.replace(self._file)
 
     async def _live(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

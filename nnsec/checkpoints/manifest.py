@@ -124,13 +124,15 @@ class Manifest(Model):
     Parameters
     ----------
     learned:
-        Positions of ``training.samples`` learned from; empty for user-supplied data only.
+        Positions of ``training.samples`` that the weights learned from; empty for none.
     rows:
         How many rows these are.
     rows_root:
         Merkle root over them (see `provenance`).
     reference_digest:
         SHA-256 of the clean data that detectors were fitted and calibrated on.
+    reference_learned:
+        Positions of ``training.samples`` among that data; empty where all of it is the user's own.
     """
 
     format: Literal[1] = 1
@@ -146,6 +148,7 @@ class Manifest(Model):
     rows_root: Sha256
     reference_rows: Count
     reference_digest: Sha256
+    reference_learned: tuple[Learned, ...] = ()
     detectors: tuple[str, ...]
     calibration: CalibrationFigures
     metrics: Metrics

@@ -76,18 +76,23 @@ def _by_partition(revoked: Iterable[Position]) -> Revoked:
 
 
 def _own(manifest: Manifest, revoked: Revoked) -> str:
-    hits: list[tuple[int, int, int]] = []
-    for part in manifest.learned:
-        if part.topic == SAMPLES:
-            found = _hits(part, revoked.get((part.log, part.partition), ()))
-            hits.extend((part.partition, *position) for position in found)
-    if not hits:
-        return ""
-    partition, offset, row = hits[0]
-    return (
-        f"learned from {len(hits)} revoked samples, the first at "
-        f"{SAMPLES}/{partition}/{offset}#{row}"
-    )
+    """Weights, detectors and calibration alike: whatever was fitted on poison is not clean."""
+    for what, parts in (
+        ("learned from", manifest.learned),
+        ("was fitted or calibrated on", manifest.reference_learned),
+    ):
+        hits: list[tuple[int, int, int]] = []
+        for part in parts:
+            if part.topic == SAMPLES:
+                found = _hits(part, revoked.get((part.log, part.partition), ()))
+                hits.extend((part.partition, *position) for position in found)
+        if hits:
+            partition, offset, row = hits[0]
+            return (
+                f"{what} {len(hits)} revoked samples, the first at "
+                f"{SAMPLES}/{partition}/{offset}#{row}"
+            )
+    return ""
 
 
 def _hits(part: Learned, revoked: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
