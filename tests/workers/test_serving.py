@@ -1,0 +1,138 @@
+"""The serving hook: a real HTTP server and real commands, good and bad."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from nnsec.settings import Serving
+from workers.serving import CONTENT_TYPE, HookFailed, deliver
+
+DIGEST = "ab" * 32
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serving(answer: Answer) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_post("/hook", answer)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/hook"))
+
+
+async def told(hook: str, timeout: float = 5.0, epoch: int = 3) -> str:  # noqa: ASYNC109
+    return await deliver(
+        Serving(hook=hook, timeout=timeout), b"envelope",
+        model="digits", epoch=epoch, version=1, digest=DIGEST,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ['{"digest": "%s"}', '"%s"', "%s\n", "loading\n%s"])
+async def test_a_server_confirms(form: str) -> None:
+    """It gets the signed envelope and the facts, and answers with the digest in any form."""
+    got: list[web.Request] = []
+    bodies: list[bytes] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        got.append(request)
+        bodies.append(await request.read())
+        return web.Response(text=form % DIGEST)
+
+    async with serving(answer) as url:
+        assert await told(url) == DIGEST
+    assert bodies == [b"envelope"]
+    assert got[0].headers["content-type"] == CONTENT_TYPE
+    facts = {name: got[0].headers[f"nnsec-{name}"] for name in ("model", "epoch", "version")}
+    assert facts == {"model": "digits", "epoch": "3", "version": "1"}
+
+
+async def test_a_server_that_recovers_is_asked_again() -> None:
+    """A restart of the server in the middle is no failure."""
+    count = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal count
+        count += 1
+        return web.Response(status=503) if count < 3 else web.Response(text=DIGEST)
+
+    async with serving(answer) as url:
+        assert await told(url) == DIGEST
+    assert count == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "said"),
+    [
+        (500, "out of\nmemory", "500 Internal Server Error: out of memory"),
+        (200, "cd" * 32, "it answers that it serves cdcd"),
+        (200, "", "serves nothing"),
+        (200, "{}", "serves nothing"),
+        (302, "", "302"),
+    ],
+)
+async def test_a_server_that_does_not_confirm_fails_in_words(
+    status: int, text: str, said: str
+) -> None:
+    """What it answered is in the error."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    async with serving(answer) as url:
+        with pytest.raises(HookFailed, match=said):
+            await told(url, timeout=0.7)
+
+
+async def test_nobody_there() -> None:
+    """A refused connection is said as such."""
+    with pytest.raises(HookFailed, match=r"127\.0\.0\.1"):
+        await told("http://127.0.0.1:9/hook", timeout=0.7)
+
+
+def command(folder: Path, body: str) -> str:
+    script = folder / "hook.py"
+    script.write_text(f"import os, sys, time\n{body}\n", "utf-8")
+    return f"{sys.executable} {script}"
+
+
+async def test_a_command_confirms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets the envelope on its standard input, and no secrets of ours."""
+    monkeypatch.setenv("NNSEC_SASL_PASSWORD", "secret")
+    hook = command(
+        tmp_path,
+        "assert sys.stdin.read() == 'envelope'\n"
+        "assert 'NNSEC_SASL_PASSWORD' not in os.environ\n"
+        "assert os.environ['NNSEC_EPOCH'] == '3'\n"
+        "print('swapped'); print(os.environ['NNSEC_DIGEST'])",
+    )
+    assert await told(hook) == DIGEST
+
+
+async def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
+    """Its status and the end of its standard error are in the message."""
+    with pytest.raises(HookFailed, match="ended with 7: no such model"):
+        await told(command(tmp_path, "print('no such model', file=sys.stderr); sys.exit(7)"), 1.0)
+
+
+async def test_a_command_that_hangs_is_killed(tmp_path: Path) -> None:
+    """It is over when the time is, and leaves no process behind."""
+    begun = time.monotonic()
+    mark = tmp_path / "late"
+    body = f"time.sleep(2); open({str(mark)!r}, 'w')"
+    with pytest.raises(HookFailed, match="no answer"):
+        await told(command(tmp_path, body), 0.5)
+    assert time.monotonic() - begun < 1.9
+    assert not mark.exists()
+
+
+async def test_a_command_that_is_not_there() -> None:
+    """A misspelt command is named."""
+    with pytest.raises(HookFailed, match="no-such-hook"):
+        await told("/no-such-hook --now", 0.7)

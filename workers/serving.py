@@ -1,0 +1,133 @@
+"""The hook of ``[serving]``: how a signed statement reaches what serves the model.
+
+A URL gets the envelope by POST, a command on its standard input; both answer with the digest that
+they serve now, as JSON ``{"digest": "…"}`` or as plain text (the last line). The same epoch may
+come again and must answer the same: delivery is at least once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+
+import aiohttp
+
+from nnsec.errors import NNSecError
+from nnsec.settings import Serving
+
+CONTENT_TYPE = "application/vnd.dsse+json"
+RETRY = 0.5
+"""Seconds between two attempts."""
+MAX_ANSWER = 64 * 1024
+
+
+class HookFailed(NNSecError):  # noqa: N818 - the name says what it is
+    """What serves the model did not confirm the checkpoint."""
+
+
+async def deliver(
+    serving: Serving, envelope: bytes, *, model: str, epoch: int, version: int, digest: str
+) -> str:
+    """Hand a statement to what serves, and have it confirm the digest.
+
+    Parameters
+    ----------
+    serving:
+        The hook, and within how many seconds it must have answered; attempts that failed are
+        repeated until then.
+    envelope:
+        The signed statement (phase ``activate``) as it stands on ``models``.
+    model, epoch, version, digest:
+        What the statement says, for hooks that do not open envelopes: headers ``nnsec-model`` …
+        or variables ``NNSEC_MODEL`` ….
+
+    Returns
+    -------
+    The digest, as the hook answered it.
+
+    Raises
+    ------
+    HookFailed
+        Saying what the hook did or answered last.
+    """
+    facts = {"model": model, "epoch": str(epoch), "version": str(version), "digest": digest}
+    last = "no answer"
+    try:
+        async with asyncio.timeout(serving.timeout):
+            while True:
+                try:
+                    answer = await _once(serving.hook, envelope, facts)
+                except (HookFailed, OSError, aiohttp.ClientError) as error:
+                    last = str(error) or type(error).__name__
+                else:
+                    if answer == digest:
+                        return answer
+                    last = f"it answers that it serves {answer or 'nothing'}, not {digest}"
+                await asyncio.sleep(RETRY)
+    except TimeoutError as error:
+        raise HookFailed(
+            f"the serving hook {serving.hook!r} did not confirm epoch {epoch} within "
+            f"{serving.timeout:g} s: {last}"
+        ) from error
+
+
+async def _once(hook: str, envelope: bytes, facts: dict[str, str]) -> str:
+    if hook.startswith(("http://", "https://")):
+        return _digest(await _post(hook, envelope, facts))
+    return _digest(await _execute(hook, envelope, facts))
+
+
+async def _post(url: str, envelope: bytes, facts: dict[str, str]) -> bytes:
+    headers = {f"nnsec-{name}": value for name, value in facts.items()}
+    headers["content-type"] = CONTENT_TYPE
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, data=envelope, headers=headers, allow_redirects=False) as answer,
+    ):
+        body = await answer.content.read(MAX_ANSWER)
+        if answer.status != 200:
+            text = " ".join(body.decode("utf-8", "replace").split())[:200]
+            raise HookFailed(f"it answers {answer.status} {answer.reason}: {text}")
+        return body
+
+
+async def _execute(command: str, envelope: bytes, facts: dict[str, str]) -> bytes:
+    variables = {f"NNSEC_{name.upper()}": value for name, value in facts.items()}
+    process = await asyncio.create_subprocess_exec(
+        *shlex.split(command),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(variables),
+    )
+    try:
+        out, err = await process.communicate(envelope)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if process.returncode:
+        text = " ".join(err.decode("utf-8", "replace").split())[-200:]
+        raise HookFailed(f"it ended with {process.returncode}: {text}")
+    return out[-MAX_ANSWER:]
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    """Ours without secrets: a hook needs PATH, not the passwords of Kafka."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("NNSEC_")}
+    return kept | variables
+
+
+def _digest(answer: bytes) -> str:
+    text = answer.decode("utf-8", "replace").strip()
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return text.splitlines()[-1].strip() if text else ""
+    if isinstance(parsed, dict):
+        return str(parsed.get("digest", ""))
+    return str(parsed)

@@ -1,0 +1,251 @@
+"""What remediation knows and says: folds of the control topics, and the only pen for them.
+
+Everything is read from Kafka to the end at the start and followed from there, so that a worker
+that was killed at any point goes on where it was. What it says itself it also folds at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID, uuid5
+
+from nnsec.adapters.records import Out, Record
+from nnsec.errors import ConfigError, NNSecError, RollbackRefused
+from nnsec.guards import Ledger
+from nnsec.settings import Settings
+from nnsec.trust import keys, statements
+from nnsec.trust.statements import Standing
+from schemas import headers
+from schemas.action import Action
+from schemas.base import Event, from_millis
+from schemas.incident import ActionState
+from schemas.model_statement import ModelStatement
+from schemas.model_status import ModelStatus
+from schemas.revocation import Revocation
+from schemas.source import Source, SourceState
+from workers.board import Board
+
+TOPICS = ("models", "sources", "training.revocations", "models.status", "actions")
+ROLE = "remediation"
+PREPARE_EXPIRY = timedelta(hours=1)
+FINAL: frozenset[ActionState] = frozenset({"done", "denied", "failed"})
+
+logger = logging.getLogger(__name__)
+
+
+class Publish(Protocol):
+    """Publishes records and returns when they are acknowledged."""
+
+    async def __call__(self, *outs: Out) -> bool:
+        """Wait for ever if need be."""
+        ...
+
+
+class Site:
+    """The state of all that remediation acts on.
+
+    Parameters
+    ----------
+    settings:
+        The configuration.
+    logs:
+        Topic to the identity of its log.
+    partitions:
+        Topic to its number of partitions, for ``inference.inputs`` and ``training.samples``.
+    publish:
+        How to write.
+    now, clock:
+        The time of day, and seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        logs: Mapping[str, UUID],
+        partitions: Mapping[str, int],
+        publish: Publish,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.logs = logs
+        self.partitions = partitions
+        self.publish = publish
+        self.now = now
+        self.clock = clock
+        self.board = Board()
+        self.ledger = Ledger()
+        self.actions: dict[str, Action] = {}
+        self.places: dict[str, int] = {}
+        self.standings: dict[str, Standing] = {}
+        self.envelopes: dict[tuple[str, int], bytes] = {}
+        self.sources: dict[str, Source] = {}
+        self.revocations: list[Revocation] = []
+        self.seen: dict[str, str] = {}
+        self._release = tuple(keys.load_public(p) for p in settings.trust.release_keys)
+        self._revoked: set[str] = set()
+        self._news = asyncio.Event()
+        self._pen = asyncio.Lock()
+
+    @property
+    def sources_version(self) -> int:
+        """The highest version on ``sources``; 0 for none."""
+        return max((source.version for source in self.sources.values()), default=0)
+
+    # --- reading ---
+
+    def learn(self, record: Record) -> None:
+        """Fold one record; what is not valid is left out with one line in the log."""
+        try:
+            if record.topic == "actions":
+                self._learn_action(Action.decode(record.value), record.partition)
+            elif record.topic == "models":
+                self._learn_statement(record.value)
+            elif record.topic == "sources":
+                self._learn_source(Source.decode(record.value))
+            elif record.topic == "models.status":
+                if record.value is not None:
+                    self._learn_status(record)
+            else:
+                self._learn_revocation(Revocation.decode(record.value))
+        except NNSecError as error:
+            logger.warning(
+                "left out %s/%d/%d: %s", record.topic, record.partition, record.offset, error
+            )
+        self._news.set()
+
+    def _learn_action(self, action: Action, partition: int | None = None) -> None:
+        if partition is not None:
+            self.places[action.model] = partition
+        known = self.actions.get(action.id)
+        if known is not None and known.time >= action.time:
+            return  # what this process said itself comes back from the log
+        self.actions[action.id] = action
+        self.ledger.learn_one(action)
+        command = action.figures.get("command")
+        if isinstance(command, str):
+            self.seen[command] = str(action.figures.get("command_at", ""))
+
+    def _learn_statement(self, envelope: bytes | None) -> None:
+        statement = statements.open_statement(envelope, self._release)
+        standing = self.standings.get(statement.model, Standing())
+        try:
+            self.standings[statement.model] = standing.accept(statement)
+        except RollbackRefused:
+            return  # what this process said itself comes back from the log
+        if statement.phase == "activate" and envelope is not None:
+            self.envelopes[statement.model, statement.epoch] = envelope
+
+    def _learn_source(self, source: Source) -> None:
+        known = self.sources.get(source.source)
+        if known is None or source.version > known.version:
+            self.sources[source.source] = source
+
+    def _learn_status(self, record: Record) -> None:
+        # How old the report was when it was read: at the start the log holds those of the dead.
+        age = (self.now() - from_millis(record.timestamp)).total_seconds()
+        self.board.learn_one(ModelStatus.decode(record.value), self.clock() - max(age, 0.0))
+
+    def _learn_revocation(self, revocation: Revocation) -> None:
+        if revocation.id not in self._revoked:
+            self._revoked.add(revocation.id)
+            self.revocations.append(revocation)
+
+    async def until(self, met: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something is so; False if it is not after some seconds."""
+        deadline = self.clock() + seconds
+        while not met():
+            if self.clock() >= deadline:
+                return False
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), 0.1)
+            except TimeoutError:
+                continue  # workers go silent without news
+        return True
+
+    # --- writing ---
+
+    async def report(
+        self,
+        action: Action,
+        outcome: ActionState,
+        reason: str,
+        *,
+        by: str = ROLE,
+        automatic: bool | None = None,
+        **figures: Any,
+    ) -> Action:
+        """Say on ``actions`` what became of an action; returns when it is durable."""
+        known = self.actions.get(action.id)
+        now = self.now()
+        if known is not None:  # readers tell old from new by the time, so it never stands still
+            now = max(now, known.time + timedelta(milliseconds=1))
+        said = action.model_copy(
+            update={
+                "outcome": outcome,
+                "reason": " ".join(reason.split())[:500],
+                "by": by,
+                "time": now,
+                "automatic": action.automatic if automatic is None else automatic,
+                "figures": {**action.figures, **figures},
+            }
+        )
+        name = uuid5(self.logs["actions"], f"{said.id}/{outcome}/{now.timestamp()}")
+        await self._say("actions", said, key=said.model, name=name, time=now)
+        self._learn_action(said)
+        logger.info("%s of %s %s: %s; %s", said.action, said.subject.kind, said.subject.id,
+                    outcome, said.reason)  # fmt: skip
+        return said
+
+    async def say_model(self, statement: ModelStatement) -> bytes:
+        """Sign and publish a model statement; returns the envelope.
+
+        Raises
+        ------
+        ConfigError
+            If there is no release key.
+        """
+        path = self.settings.remediation.release_key
+        if not path:
+            raise ConfigError("[remediation] release_key is not set; no statement can be signed")
+        envelope = statements.sign_statement(statement, keys.load_private(path))
+        name = uuid5(self.logs["models"], f"{statement.model}/{statement.epoch}/{statement.phase}")
+        said = headers.event_headers("model", id=str(name), source_role=ROLE, time=statement.issued)
+        await self.publish(Out("models", envelope, statement.model.encode(), said))
+        self._learn_statement(envelope)
+        return envelope
+
+    async def say_source(
+        self, source: str, state: SourceState, reason: str, incident: str
+    ) -> Source:
+        """Publish a source statement with the next version."""
+        async with self._pen:  # versions are counted over all sources
+            version = self.sources_version + 1
+            said = Source(
+                source=source, state=state, reason=reason, incident=incident,
+                version=version, time=self.now(),
+            )  # fmt: skip
+            name = uuid5(self.logs["sources"], f"{version}")
+            await self._say("sources", said, key=source, name=name, time=said.time)
+            self._learn_source(said)
+        return said
+
+    async def say_revocation(self, revocation: Revocation) -> None:
+        """Publish a revocation, unless it is there already."""
+        if revocation.id not in self._revoked:
+            await self._say(
+                "training.revocations", revocation, key=revocation.id,
+                name=UUID(revocation.id), time=revocation.time,
+            )  # fmt: skip
+            self._learn_revocation(revocation)
+
+    async def _say(self, topic: str, event: Event, *, key: str, name: UUID, time: datetime) -> None:
+        said = headers.event_headers(event.event, id=str(name), source_role=ROLE, time=time)
+        await self.publish(Out(topic, event.encode(), key.encode(), said))
