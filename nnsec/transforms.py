@@ -137,7 +137,7 @@ def is_image(input: Input) -> bool:  # noqa: A002 - as above
 
 def _scaled(x: NDArray[Any], spec: Input) -> NDArray[np.float64]:
     low, high = spec.range
-    scaled: NDArray[np.float64] = (np.asarray(x, np.float64) - low) / (high - low)
+    scaled: NDArray[np.float64] = (np.array(x, np.float64, order="C") - low) / (high - low)
     return scaled
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from schemas import cloudevents, tensors
 from schemas import headers as record_headers
-from schemas import tensors
 from schemas.base import Time
 from schemas.errors import SchemaError
 from schemas.headers import Headers, Written
@@ -49,6 +49,8 @@ class Expected:
     low: float
     high: float
     name: str = "input"
+    classes: int | None = None
+    """Labels are 0 to classes − 1; None if the configuration does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Request:
     ----------
     x:
         (rows, *shape) in the wire type, finite and in the model's range.
+    encoding:
+        How it is to be answered; what came in an envelope is answered in JSON.
     trace:
         Trace headers to copy to what this record leads to.
     """
@@ -97,6 +101,59 @@ def decode_request(
     SchemaError
         With the field and the dead-letter class, for anything else than a valid request.
     """
+    opened = open_record(
+        value, headers, models=models, limits=limits, default_model=default_model,
+        identity_header=identity_header,
+    )  # fmt: skip
+    if isinstance(opened, Skipped):
+        return opened
+    if len(opened.arrays) > 1:
+        raise SchemaError("an inference input is one tensor", field="inputs[1]")
+    fields, known = opened.fields, opened.known
+    return Request(
+        id=identity(fields.get("id", known.get("ce_id")), f"{partition}/{offset}"),
+        model=opened.expected.model,
+        client=choose_subject(
+            key, fields, known, identity_header, parameter="client", header="ce_nnsecclient"
+        ),
+        encoding=opened.encoding,
+        x=check_tensor(next(iter(opened.arrays.values())), opened.expected),
+        time=opened.time,
+        trace=opened.trace,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A record of tensors for a configured model, before its tensors are judged.
+
+    Parameters
+    ----------
+    known:
+        The headers that are read, by lower-case name.
+    arrays:
+        Name to (field, datatype, array) of each tensor, in order; at least one.
+    """
+
+    fields: Mapping[str, Any]
+    known: Mapping[str, str]
+    time: datetime | None
+    expected: Expected
+    encoding: Literal["json", "binary"]
+    arrays: Mapping[str, tuple[str, str, NDArray[Any]]]
+
+    @property
+    def trace(self) -> Written:
+        """Trace headers to copy to what this record leads to."""
+        names = (name for name in record_headers.TRACE if name in self.known)
+        return tuple((name, self.known[name].encode()) for name in names)
+
+
+def open_record(
+    value: bytes | None, headers: Headers, *, models: Mapping[str, Expected], limits: Limits,
+    default_model: str, identity_header: str,
+) -> Opened | Skipped:  # fmt: skip
+    """Do what inference inputs and training samples have in common; see `decode_request`."""
     also = "" if identity_header == "key" else identity_header
     known = record_headers.read(headers, limit=limits.headers, also=also)
     time = check_event(known)
@@ -110,18 +167,8 @@ def decode_request(
         raise SchemaError("a response has outputs and no inputs", field="ce_type")
     expected = choose_model(body.fields, known, models, default_model)
     arrays = tensors.read(body, max_rows=limits.rows)
-    if len(arrays) > 1:
-        raise SchemaError("an inference input is one tensor", field="inputs[1]")
-    x = check_tensor(next(iter(arrays.values())), expected)
-    return Request(
-        id=identity(body.fields.get("id", known.get("ce_id")), f"{partition}/{offset}"),
-        model=expected.model,
-        client=_client(key, body.fields, known, identity_header),
-        encoding="json" if body.binary is None else "binary",
-        x=x,
-        time=time,
-        trace=tuple((n, known[n].encode()) for n in record_headers.TRACE if n in known),
-    )
+    encoding: Literal["json", "binary"] = "json" if body.binary is None else "binary"
+    return Opened(body.fields, known, time, expected, encoding, arrays)
 
 
 def check_event(known: Mapping[str, str]) -> datetime | None:
@@ -199,12 +246,14 @@ def identity(value: Any, default: str | None, field: str = "id") -> str:
     return value
 
 
-def _client(
-    key: bytes | None, fields: Mapping[str, Any], known: Mapping[str, str], identity_header: str
-) -> str:
-    named = fields.get("parameters", {}).get("client")
+def choose_subject(
+    key: bytes | None, fields: Mapping[str, Any], known: Mapping[str, str], identity_header: str,
+    *, parameter: str, header: str = "",
+) -> str:  # fmt: skip
+    """Who sent a record: the identity header, else the body, else the header, else the key."""
+    named = fields.get("parameters", {}).get(parameter)
     if named is not None:
-        named = identity(named, None, "parameters.client")
+        named = identity(named, None, f"parameters.{parameter}")
     name = by_key(key)
     if identity_header == "key":
         return identity(name, "anonymous", "key")
@@ -212,8 +261,8 @@ def _client(
         return identity(known.get(identity_header.lower()), "anonymous", identity_header)
     if named is not None:
         return str(named)
-    if "ce_nnsecclient" in known:
-        return identity(known["ce_nnsecclient"], None, "ce_nnsecclient")
+    if header in known:
+        return identity(known[header], None, header)
     return identity(name, "anonymous", "key")
 
 
@@ -243,18 +292,9 @@ def encode_request(
     tuple
         The value and its headers.
     """
-    datatype = {"uint8": "UINT8", "float32": "FP32"}[np.asarray(x).dtype.name]
-    tensor: dict[str, Any] = {"name": "input", "datatype": datatype, "shape": list(x.shape)}
-    body: dict[str, Any] = {"id": id or str(uuid4()), "model_name": model, "inputs": [tensor]}
-    if client is not None:
-        body["parameters"] = {"client": client}
-    if encoding == "json":
-        tensor["data"] = x.ravel().tolist()
-        return json.dumps(body).encode(), (("content-type", b"application/json"),)
-    raw = np.ascontiguousarray(x, tensors.DTYPES[datatype]).tobytes()
-    tensor["parameters"] = {"binary_data_size": len(raw)}
-    head = json.dumps(body, separators=(",", ":")).encode()
-    return head + raw, (
-        ("content-type", b"application/octet-stream"),
-        ("inference-header-content-length", str(len(head)).encode()),
+    return tensors.write(
+        {"id": id or str(uuid4()), "model_name": model},
+        {} if client is None else {"client": client},
+        {"input": x},
+        encoding,
     )

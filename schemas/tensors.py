@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas import strict_json
 from schemas.errors import SchemaError
+from schemas.headers import Written
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "UINT8": np.dtype("u1"),
     "FP32": np.dtype("<f4"),
     "INT64": np.dtype("<i8"),
 }
+_NAMES = {"uint8": "UINT8", "float32": "FP32", "int64": "INT64"}
 _KEYS = {"name", "datatype", "shape", "data", "parameters"}
 _MAX_DIMENSIONS = 8
 _FLOAT32 = float(np.finfo(np.float32).max)
@@ -31,6 +34,21 @@ class Body:
     binary: bytes | None
 
 
+def media_type(content_type: str) -> str:
+    """The media type in lower case; of parameters, only UTF-8 as the charset is taken.
+
+    Raises
+    ------
+    SchemaError
+        For any other parameter.
+    """
+    media, *parameters = [part.strip().lower() for part in content_type.split(";")]
+    for parameter in parameters:
+        if parameter.replace(" ", "") not in ("charset=utf-8", 'charset="utf-8"'):
+            raise SchemaError(f"unknown parameter {parameter[:80]!r}", field="content-type")
+    return media
+
+
 def split(
     value: bytes | None, content_type: str, length: str | None, *, size: int, depth: int
 ) -> Body:
@@ -41,10 +59,7 @@ def split(
     SchemaError
         For an unknown content type, a wrong length header, or what is no JSON object.
     """
-    media, *parameters = [part.strip().lower() for part in content_type.split(";")]
-    for parameter in parameters:
-        if parameter.replace(" ", "") not in ("charset=utf-8", 'charset="utf-8"'):
-            raise SchemaError(f"unknown parameter {parameter!r}", field="content-type")
+    media = media_type(content_type)
     if value is None:
         raise SchemaError("the record has no value")
     if len(value) > size:
@@ -60,7 +75,7 @@ def split(
                 field="inference-header-content-length",
             )
     else:
-        raise SchemaError(f"the content type {media!r} is not read here", field="content-type")
+        raise SchemaError(f"the content type {media[:80]!r} is not read here", field="content-type")
     fields = strict_json.loads(value, limit=size, depth=depth)
     if not isinstance(fields, dict):
         raise SchemaError("a request is a JSON object")
@@ -185,3 +200,44 @@ def _flatten(data: list[Any], shape: Sequence[int], field: str) -> list[Any]:
         if data and not isinstance(data[0], list):
             break
     return data
+
+
+def write(
+    fields: Mapping[str, Any], parameters: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]],
+    encoding: Literal["json", "binary"],
+) -> tuple[bytes, Written]:  # fmt: skip
+    """Write a request.
+
+    Parameters
+    ----------
+    fields:
+        All but parameters and tensors.
+    parameters:
+        Left out if there are none.
+    arrays:
+        Tensors by name, in order; uint8, float32 or int64.
+
+    Returns
+    -------
+    tuple
+        The value, and the headers that say how it is encoded.
+    """
+    inputs: list[dict[str, Any]] = []
+    raw: list[bytes] = []
+    for name, array in arrays.items():
+        datatype = _NAMES[array.dtype.name]
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
+        if encoding == "json":
+            tensor["data"] = array.ravel().tolist()
+        else:
+            raw.append(np.ascontiguousarray(array, DTYPES[datatype]).tobytes())
+            tensor["parameters"] = {"binary_data_size": len(raw[-1])}
+        inputs.append(tensor)
+    body = {**fields, **({"parameters": dict(parameters)} if parameters else {}), "inputs": inputs}
+    head = json.dumps(body, separators=(",", ":")).encode()
+    if encoding == "json":
+        return head, (("content-type", b"application/json"),)
+    return head + b"".join(raw), (
+        ("content-type", b"application/octet-stream"),
+        ("inference-header-content-length", str(len(head)).encode()),
+    )

@@ -68,7 +68,7 @@ class Service:
             command = self.command(self._data)
             with (self._data / "log").open("wb") as log:
                 self._process = subprocess.Popen(
-                    _with_parent(command), cwd=self._data, stdout=log, stderr=log,
+                    with_parent(command), cwd=self._data, stdout=log, stderr=log,
                     stdin=subprocess.DEVNULL, start_new_session=True,
                 )  # fmt: skip
             if self._answers_within(15.0):
@@ -236,7 +236,7 @@ def _packaged(package: str, pattern: str) -> str:
     raise ConfigError(f"{package} holds no program for this machine: {_INSTALL}")
 
 
-def _with_parent(command: list[str]) -> list[str]:
-    """Have the kernel end the child if this process is killed, where Linux has the tool for it."""
+def with_parent(command: list[str], signal: str = "KILL") -> list[str]:
+    """Have the kernel signal the child if this process is killed, where Linux has the tool."""
     tool = shutil.which("setpriv")
-    return [tool, "--pdeathsig", "KILL", *command] if tool else command
+    return [tool, "--pdeathsig", signal, *command] if tool else command

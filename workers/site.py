@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid5
 
+from aiokafka.partitioner import murmur2
+
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import ConfigError, NNSecError, RollbackRefused
 from nnsec.guards import Ledger
@@ -23,14 +25,14 @@ from nnsec.trust.statements import Standing
 from schemas import headers
 from schemas.action import Action
 from schemas.base import Event, from_millis
-from schemas.incident import ActionState
+from schemas.incident import FINISHED, ActionState, Incident
 from schemas.model_statement import ModelStatement
 from schemas.model_status import ModelStatus
 from schemas.revocation import Revocation
 from schemas.source import Source, SourceState
 from workers.board import Board
 
-TOPICS = ("models", "sources", "training.revocations", "models.status", "actions")
+TOPICS = ("models", "sources", "training.revocations", "models.status", "actions", "incidents")
 ROLE = "remediation"
 PREPARE_EXPIRY = timedelta(hours=1)
 FINAL: frozenset[ActionState] = frozenset({"done", "denied", "failed"})
@@ -56,7 +58,8 @@ class Site:
     logs:
         Topic to the identity of its log.
     partitions:
-        Topic to its number of partitions, for ``inference.inputs`` and ``training.samples``.
+        Topic to its number of partitions, for ``inference.inputs``, ``training.samples`` and
+        ``incidents``.
     publish:
         How to write.
     now, clock:
@@ -82,7 +85,6 @@ class Site:
         self.board = Board()
         self.ledger = Ledger()
         self.actions: dict[str, Action] = {}
-        self.places: dict[str, int] = {}
         self.standings: dict[str, Standing] = {}
         self.envelopes: dict[tuple[str, int], bytes] = {}
         self.sources: dict[str, Source] = {}
@@ -90,6 +92,7 @@ class Site:
         self.seen: dict[str, str] = {}
         self._release = tuple(keys.load_public(p) for p in settings.trust.release_keys)
         self._revoked: set[str] = set()
+        self._incidents: dict[UUID, tuple[int, bool]] = {}
         self._news = asyncio.Event()
         self._pen = asyncio.Lock()
 
@@ -98,13 +101,30 @@ class Site:
         """The highest version on ``sources``; 0 for none."""
         return max((source.version for source in self.sources.values()), default=0)
 
+    def place(self, model: str) -> int:
+        """The partition of the control topics that a model's records lie on, by murmur2.
+
+        One worker alone holds it, so one worker alone runs the model's actions, wherever a command
+        or an incident was put.
+        """
+        return (murmur2(model.encode()) & 0x7FFFFFFF) % self.partitions["incidents"]
+
+    def outdated(self, incident: Incident) -> bool:
+        """Whether a newer record of the incident is known: that one will come by itself."""
+        version, _ = self._incidents.get(incident.id, (0, False))
+        return version > incident.version
+
+    def finished(self, incident: UUID) -> bool:
+        """Whether an incident is over, as far as is known."""
+        return self._incidents.get(incident, (0, False))[1]
+
     # --- reading ---
 
     def learn(self, record: Record) -> None:
         """Fold one record; what is not valid is left out with one line in the log."""
         try:
             if record.topic == "actions":
-                self._learn_action(Action.decode(record.value), record.partition)
+                self._learn_action(Action.decode(record.value))
             elif record.topic == "models":
                 self._learn_statement(record.value)
             elif record.topic == "sources":
@@ -112,6 +132,8 @@ class Site:
             elif record.topic == "models.status":
                 if record.value is not None:
                     self._learn_status(record)
+            elif record.topic == "incidents":
+                self._learn_incident(Incident.decode(record.value))
             else:
                 self._learn_revocation(Revocation.decode(record.value))
         except NNSecError as error:
@@ -120,12 +142,13 @@ class Site:
             )
         self._news.set()
 
-    def _learn_action(self, action: Action, partition: int | None = None) -> None:
-        if partition is not None:
-            self.places[action.model] = partition
+    def _learn_action(self, action: Action) -> None:
         known = self.actions.get(action.id)
-        if known is not None and known.time >= action.time:
-            return  # what this process said itself comes back from the log
+        if known is not None:
+            if known.time >= action.time:
+                return  # what this process said itself comes back from the log
+            if known.figures.get("command_at") != action.figures.get("command_at"):
+                return  # the same command at a second place: the first one counts
         self.actions[action.id] = action
         self.ledger.learn_one(action)
         command = action.figures.get("command")
@@ -156,6 +179,10 @@ class Site:
         if revocation.id not in self._revoked:
             self._revoked.add(revocation.id)
             self.revocations.append(revocation)
+
+    def _learn_incident(self, incident: Incident) -> None:
+        if not self.outdated(incident):
+            self._incidents[incident.id] = (incident.version, incident.state in FINISHED)
 
     async def until(self, met: Callable[[], bool], seconds: float) -> bool:
         """Wait until something is so; False if it is not after some seconds."""

@@ -1,0 +1,148 @@
+"""One Faust application per role: one group, one consumer, one agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import faust
+from faust.app.base import BootStrategy
+from faust.tables.manager import TableManager
+
+from nnsec.adapters.clients import topic_name
+from nnsec.settings import Settings
+from streams.agent import Agent
+from streams.delivery import Delivery, Publish
+from streams.transport import Consumer, Transport
+
+logger = logging.getLogger(__name__)
+
+
+class Boot(BootStrategy):
+    """No web server, no producer: outputs go through a publisher that is awaited."""
+
+    enable_web = False
+    enable_kafka_producer = False
+
+
+class NoTables(TableManager):
+    """Starts at once: Faust waits a second for tables that others may still add."""
+
+    async def on_start(self) -> None:
+        """Let the consumer subscribe."""
+        await self._update_channels()
+        await self.recovery.start()
+
+
+class RoleApp(faust.App):
+    """Faust, writing no folder of its own."""
+
+    BootStrategy = Boot
+
+    def _create_directories(self) -> None:
+        """Leave the working directory alone: there are no tables."""
+
+
+class Role:
+    """One role: its agent, its group and its deliveries.
+
+    Parameters
+    ----------
+    logs:
+        Topic, without the prefix, to the identity of its log.
+    """
+
+    def __init__(
+        self, agent: Agent, publish: Publish, settings: Settings, logs: Mapping[str, UUID]
+    ) -> None:
+        self.agent = agent
+        self._publish = publish
+        self._settings = settings
+        self._logs = logs
+        self._app: Any = None
+        self._delivery: Delivery | None = None
+
+    async def start(self) -> None:
+        """Join the group; returns when partitions were assigned, be they none."""
+        self._delivery = None
+        self._app = self._build()
+        await self._app.start()
+
+    async def stop(self) -> None:
+        """Finish the batch in hand, commit and leave the group."""
+        if self._app is not None:
+            await self._app.stop()
+
+    async def crashed(self) -> BaseException:
+        """Wait until Faust gives up, and say why."""
+        await self._app._crashed.wait()  # noqa: SLF001 - the service's own signal, not exposed
+        return self._app.crash_reason or RuntimeError("no reason given")
+
+    def problems(self) -> tuple[str, ...]:
+        """What keeps this role from being ready."""
+        role = self.agent.role
+        if self._delivery is None or not self._delivery.settled:
+            return (f"{role}: no partitions assigned yet",)
+        stopped = self._consumer.stopped_partitions
+        return tuple(f"{role}: stopped {t}/{p}: {why}" for (t, p), why in stopped.items())
+
+    @property
+    def _consumer(self) -> Consumer:
+        found: Consumer = self._app.consumer
+        return found
+
+    def _build(self) -> Any:
+        kafka = self._settings.kafka
+        group = topic_name(self._settings, self.agent.role)
+        app = RoleApp(
+            group,
+            broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
+            store="memory://",
+            TableManager=NoTables,
+            web_enabled=False,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            table_standby_replicas=0,
+            key_serializer="raw",
+            value_serializer="raw",
+            broker_session_timeout=kafka.session_timeout,
+            broker_rebalance_timeout=max(kafka.session_timeout, 10.0),
+            broker_heartbeat_interval=1.0,
+            broker_commit_interval=kafka.commit_interval,
+            broker_max_poll_records=kafka.max_batch,
+            stream_wait_empty=True,
+            reply_create_topic=False,
+        )
+        app.transport = Transport(app.conf.broker_consumer, app, settings=self._settings)
+        topic = app.topic(
+            *(topic_name(self._settings, name) for name in self.agent.topics),
+            key_serializer="raw", value_serializer="raw",
+        )  # fmt: skip
+
+        @app.agent(topic, name=group, concurrency=1)
+        async def deliver(stream: Any) -> None:
+            # Records come through the intake, not through Faust's stream.
+            del stream
+            self._delivery = Delivery(
+                self.agent, self._consumer, self._publish, self._settings, self._logs
+            )
+            await self._delivery.run()
+
+        app.topics.add(topic)  # subscribes; Faust does it when a stream is iterated over
+        return app
+
+
+async def keep_running(role: Role, wait: float = 1.0) -> None:
+    """Run a role until cancelled; if Faust gives up, start it anew, for ever."""
+    while True:
+        try:
+            await role.start()
+            reason = await role.crashed()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the role must come back
+            reason = error
+        logger.error("%s ended and starts anew", role.agent.role, exc_info=reason)
+        await role.stop()
+        await asyncio.sleep(wait)

@@ -1,0 +1,142 @@
+"""Checkpoints in memory: verified once, built from the verified bytes, shared by all agents."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+
+from nnsec.adapters.registry import Registry
+from nnsec.checkpoints import Checkpoint, load
+from nnsec.drift import Reference
+from nnsec.errors import ConfigError
+from nnsec.settings import Settings
+from nnsec.trust import keys
+
+LOW_CONFIDENCE = (0.03, 0.1)
+"""Quantiles of the reference's confidence that drift watches."""
+SPARE = 2
+"""Checkpoints of a model kept beside those that may serve: summaries lag behind a swap."""
+
+
+class Checkpoints:
+    """A cache by (model, version, digest).
+
+    Safe to use from several threads; each checkpoint is loaded once, while others may be used.
+
+    Parameters
+    ----------
+    settings:
+        `[registry]`, `[models]` and `[trust] release_keys` count.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._registry = Registry(settings.registry.url)
+        self._keys = tuple(keys.load_public(path) for path in settings.trust.release_keys)
+        self._guard = threading.Lock()
+        self._loading: dict[tuple[str, int], threading.Lock] = {}
+        self._found: OrderedDict[tuple[str, int, str], Checkpoint] = OrderedDict()
+        self._keep: dict[str, AbstractSet[tuple[int, str]]] = {}
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="device")
+        """The one thread that runs models, so that the event loop stays free."""
+
+    def get(self, model: str, version: int, digest: str | None = None) -> Checkpoint:
+        """A loaded checkpoint; takes seconds the first time.
+
+        Parameters
+        ----------
+        model:
+            One of the configured models.
+        version:
+            In the registry, from 1.
+        digest:
+            What a signed statement calls for; None where only the release key's signature counts.
+
+        Raises
+        ------
+        ConfigError
+            If the model is not configured, or the checkpoint does not fit its configuration.
+        TrustError
+            If it does not verify.
+        TransientError
+            If the registry is away.
+        """
+        found = self._find(model, version, digest)
+        if found is not None:
+            return found
+        with self._guard:
+            lock = self._loading.setdefault((model, version), threading.Lock())
+        with lock:
+            found = self._find(model, version, digest)
+            if found is None:
+                found = self._load(model, version, digest)
+        return found
+
+    def calibration(self, model: str, version: int) -> Reference:
+        """What a checkpoint's calibration knows of honest data, for evidence and drift.
+
+        Raises
+        ------
+        NNSecError
+            As `get`.
+        """
+        return reference(self.get(model, version))
+
+    def retain(self, model: str, keep: AbstractSet[tuple[int, str]]) -> None:
+        """Name the (version, digest) that must stay; of the others only the newest few do."""
+        with self._guard:
+            self._keep[model] = keep
+            self._evict(model)
+
+    def close(self) -> None:
+        """End the device thread after what it has in hand."""
+        self.executor.shutdown(wait=True, cancel_futures=True)
+
+    def _find(self, model: str, version: int, digest: str | None) -> Checkpoint | None:
+        with self._guard:
+            for key in reversed(self._found):
+                if key[:2] == (model, version) and digest in (None, key[2]):
+                    self._found.move_to_end(key)
+                    return self._found[key]
+        return None
+
+    def _load(self, model: str, version: int, digest: str | None) -> Checkpoint:
+        spec = self._settings.models.get(model)
+        if spec is None:
+            raise ConfigError(f"model {model!r} is not configured; add [models.{model}]")
+        checkpoint = load(
+            self._registry, model, version, release_keys=self._keys, spec=spec,
+            expected_digest=digest,
+        )  # fmt: skip
+        with self._guard:
+            self._found[model, version, checkpoint.digest] = checkpoint
+            self._evict(model)
+        return checkpoint
+
+    def _evict(self, model: str) -> None:
+        keep = self._keep.get(model, frozenset())
+        spare = [key for key in self._found if key[0] == model and key[1:] not in keep]
+        for key in spare[: max(0, len(spare) - SPARE)]:
+            del self._found[key]
+
+
+def reference(checkpoint: Checkpoint) -> Reference:
+    """Collect what a checkpoint knows of honest data."""
+    manifest, calibration = checkpoint.manifest, checkpoint.suite.calibration
+    return Reference(
+        tiers=(calibration.levels,),
+        screen=checkpoint.screens.levels,
+        alpha=calibration.alpha,
+        classes=checkpoint.network.classes,
+        n=manifest.drift.n,
+        class_rates=manifest.drift.class_rates,
+        confidence=tuple(
+            (level, quantile)
+            for level, quantile in manifest.drift.confidence
+            if level in LOW_CONFIDENCE
+        ),
+        error_rate=1.0 - manifest.metrics.clean_accuracy,
+        error_n=manifest.metrics.n,
+    )

@@ -1,0 +1,196 @@
+"""Scoring: a score and a summary for every input, by nothing but the input and the checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from prometheus_client import Counter
+
+from nnsec.adapters.records import Out, Record
+from nnsec.errors import SchemaError, TransientError
+from nnsec.settings import Settings
+from nnsec.suite import Scored, Suite
+from schemas.base import from_millis
+from schemas.dead_letter import dead_letter
+from schemas.headers import event_headers
+from schemas.inference import Expected, Request, Skipped, decode_request
+from schemas.score import encode_score
+from schemas.summary import Summary
+from streams.agent import Context
+from streams.rows import join, pack, split, verdicts
+
+INPUTS = "inference.inputs"
+SUMMARY_ROWS = 8192
+"""Rows in one summary at most: 44 bytes each in base64 must fit a record."""
+FORWARD_ROWS = 16_384
+"""Rows scored at once at most, which bounds memory; the figures do not depend on it."""
+
+SKIPPED = Counter("nnsec_skipped", "Responses among the inputs, which are not inputs", ["topic"])
+SCORED = Counter("nnsec_scored_rows", "Rows scored", ["model"])
+DEAD = Counter("nnsec_dead_letters", "Records that could not pass", ["topic", "error_class"])
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One valid input: its record, and its rows as an array."""
+
+    index: int
+    record: Record
+    request: Request
+
+
+class ScoreAgent:
+    """Scores `inference.inputs`; its only state is the checkpoint that serves.
+
+    Parameters
+    ----------
+    context:
+        What the process shares between roles.
+    """
+
+    role = "score"
+    topics = (INPUTS,)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._expected = expected_models(context.settings)
+        context.control.settle(self.role)
+
+    async def assigned(self, partitions: frozenset[tuple[str, int]]) -> None:
+        """Report the partitions held."""
+        held = [number for topic, number in partitions if topic == INPUTS]
+        self._context.control.hold(INPUTS, held)
+
+    async def tick(self, now: float) -> Sequence[Out]:  # noqa: ARG002 - the interface of agents
+        """Let a swap be reported although no inputs come."""
+        self._context.control.settle(self.role)
+        return ()
+
+    async def process(self, records: Sequence[Record]) -> Sequence[Out]:
+        """Score one micro-batch with one forward pass a model.
+
+        Returns
+        -------
+        Sequence[Out]
+            For each record a score or a dead letter, in the order of the records; then the
+            summaries, one per model (more only for thousands of rows).
+
+        Raises
+        ------
+        TransientError
+            If a model takes no inputs yet; it names the model and says what is missing.
+        """
+        self._context.control.settle(self.role)
+        outs: list[Out | None] = [None] * len(records)
+        groups: dict[str, list[Item]] = {}
+        for index, record in enumerate(records):
+            found = self._decode(record)
+            if isinstance(found, Request):
+                groups.setdefault(found.model, []).append(Item(index, record, found))
+            elif isinstance(found, Out):
+                outs[index] = found
+        serving = {model: self._serving(model) for model in groups}
+        summaries: list[Out] = []
+        for model, items in groups.items():
+            version, suite = serving[model]
+            scored = await self._score(suite, items)
+            sizes = [len(item.request.x) for item in items]
+            for item, part in zip(items, split(scored, sizes), strict=True):
+                outs[item.index] = self._out(item, part, version, suite.names)
+            summaries.extend(self._summaries(model, version, items, scored))
+            SCORED.labels(model).inc(len(scored.prediction))
+        return [out for out in outs if out is not None] + summaries
+
+    def _decode(self, record: Record) -> Request | Out | None:
+        kafka = self._context.settings.kafka
+        try:
+            found = decode_request(
+                record.key, record.value, record.headers,
+                partition=record.partition, offset=record.offset, models=self._expected,
+                limits=self._context.settings.limits, default_model=kafka.default_model,
+                identity_header=kafka.identity_header,
+            )  # fmt: skip
+        except SchemaError as error:
+            DEAD.labels(record.topic, error.error_class).inc()
+            return self._dead(record, error)
+        if isinstance(found, Skipped):
+            SKIPPED.labels(record.topic).inc()
+            return None
+        return found
+
+    def _dead(self, record: Record, error: SchemaError) -> Out:
+        key, value, headers = dead_letter(
+            record.key, record.value, record.headers, log=self._context.logs[record.topic],
+            topic=record.topic, partition=record.partition, offset=record.offset,
+            timestamp=record.timestamp, error=error, attempts=1,
+            limit=self._limit,
+        )  # fmt: skip
+        return Out("dead-letters", value, key, headers)
+
+    def _serving(self, model: str) -> tuple[int, Suite]:
+        active = self._context.control.active(model)
+        if active is None:
+            raise TransientError(self._context.control.problem(model))
+        found = self._context.checkpoints.get(model, active.version, active.digest)
+        return active.version, found.suite
+
+    async def _score(self, suite: Suite, items: Sequence[Item]) -> Scored:
+        x = np.concatenate([item.request.x for item in items])
+        loop = asyncio.get_running_loop()
+        parts = []
+        for start in range(0, len(x), FORWARD_ROWS):
+            work = partial(suite.score, x[start : start + FORWARD_ROWS])
+            parts.append(await loop.run_in_executor(self._context.checkpoints.executor, work))
+        return join(parts)
+
+    def _out(self, item: Item, part: Scored, version: int, names: Sequence[str]) -> Out:
+        record, request = item.record, item.request
+        value, headers = encode_score(
+            request, version=version, log=self._context.logs[INPUTS], topic=INPUTS,
+            partition=record.partition, offset=record.offset, timestamp=record.timestamp,
+            detectors=names, prediction=part.prediction, confidence=part.confidence,
+            p_value=part.p_value, p_values=part.p_values, coverage=part.coverage,
+            verdict=verdicts(part.flag),
+        )  # fmt: skip
+        return Out("scores", value, request.id.encode(), headers)
+
+    def _summaries(
+        self, model: str, version: int, items: Sequence[Item], scored: Scored
+    ) -> list[Out]:
+        numbers: dict[str, int] = {}
+        rows = pack(
+            [(item.record.partition, item.record.offset) for item in items],
+            [numbers.setdefault(item.request.client, len(numbers)) for item in items],
+            [item.request.x for item in items],
+            scored,
+        )
+        time = from_millis(max(item.record.timestamp for item in items))
+        log = self._context.logs[INPUTS]
+        outs = []
+        for start in range(0, len(rows), SUMMARY_ROWS):
+            part = rows[start : start + SUMMARY_ROWS]
+            summary = Summary.pack(
+                part, kind="input", log=log, topic=INPUTS, model=model,
+                model_version=str(version), time=time, subjects=tuple(numbers),
+            )  # fmt: skip
+            first = "/".join(str(part[0][name]) for name in ("partition", "offset", "row"))
+            name = uuid.uuid5(log, f"{INPUTS}/{first}/summary")
+            headers = event_headers("summary", id=str(name), source_role=self.role, time=time)
+            outs.append(Out("summaries", summary.encode(), model.encode(), headers))
+        return outs
+
+
+def expected_models(settings: Settings) -> Mapping[str, Expected]:
+    """What each configured model takes, as the decoder needs it."""
+    return {
+        name: Expected(
+            model=name, shape=table.input.shape, dtype=table.input.dtype,
+            low=table.input.range[0], high=table.input.range[1], name=table.input.name,
+        )
+        for name, table in settings.models.items()
+    }  # fmt: skip

@@ -1,0 +1,301 @@
+"""The view in Redis, against a real broker and a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid5
+
+import pytest
+import redis.asyncio as redis
+
+from nnsec.adapters import kafka
+from nnsec.adapters.records import Out
+from nnsec.incidents import AlertSeen, Dismissed, stamped, step
+from nnsec.settings import Settings
+from nnsec.trust import keys
+from nnsec.trust.statements import sign_statement
+from schemas.alert import Alert, Subject
+from schemas.incident import Incident
+from schemas.model_statement import ModelStatement
+from schemas.source import Source
+from workers import store, view
+from workers.embedded import Store, free_port
+from workers.process import Process
+
+T0 = datetime.now(UTC).replace(microsecond=0)
+LOG = UUID(int=1)
+
+
+def opened(number: int = 1, subject: str = "s\nx") -> Incident:
+    alert = Alert(
+        id=UUID(int=number), episode=uuid5(LOG, str(number)), seq=0, time=T0, model="digits",
+        model_version="1", threat="backdoor", atlas=(), severity="high", evidence=2.0,
+        subject=Subject(kind="source", id=subject), positions=(), counts={}, explanation="",
+    )  # fmt: skip
+    incident = step(None, AlertSeen(alert), log=LOG).incident
+    assert incident is not None
+    return incident
+
+
+def dismissed(incident: Incident) -> Incident:
+    event = Dismissed("key", "a drill", T0 + timedelta(seconds=1))
+    found = step(incident, event, log=LOG).incident
+    assert found is not None
+    return found
+
+
+def out(incident: Incident) -> Out:
+    return Out("incidents", incident.encode(), str(incident.id).encode(), partition=0)
+
+
+class Bench:
+    """A broker with topics, a store, and a view that can be started and stopped."""
+
+    def __init__(self, settings: Settings, client: redis.Redis, publish: kafka.Publisher) -> None:
+        self.settings, self.client, self.publish = settings, client, publish
+        self.names = store.Keys(settings.redis.prefix)
+
+    @asynccontextmanager
+    async def view(self) -> AsyncIterator[Process]:
+        process = Process("view", problems={"start": "starting"})
+        task = asyncio.create_task(view.follow(self.settings, process))
+        try:
+            yield process
+        finally:
+            process.stop.set()
+            await asyncio.wait_for(task, 10)
+
+    async def until(self, met: Callable[[], Any], seconds: float = 8.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not await met():
+                await asyncio.sleep(0.05)
+
+    async def hash(self, key: str) -> dict[str, str]:
+        found: dict[str, str] = await self.client.hgetall(key)  # type: ignore[assignment, misc]
+        return found
+
+    async def incident(self, incident: Incident) -> dict[str, str]:
+        return await self.hash(self.names.incident(str(incident.id)))
+
+    async def at(self, incident: Incident) -> bool:
+        return (await self.incident(incident)).get("version") == str(incident.version)
+
+    async def everything(self) -> dict[str, Any]:
+        """All keys and values, but for the stream's own ids."""
+        found: dict[str, Any] = {}
+        async for key in self.client.scan_iter(match=f"{self.settings.redis.prefix}*"):
+            kind = await self.client.type(key)
+            if kind == "hash":
+                found[key] = await self.hash(key)
+            elif kind == "zset":
+                found[key] = await self.client.zrange(key, 0, -1, withscores=True)
+            else:
+                found[key] = [entry for _, entry in await self.client.xrange(key)]
+        return found
+
+
+@pytest.fixture
+async def bench(settings: Settings, valkey: str, tmp_path: Path) -> AsyncIterator[Bench]:
+    keys.write_new(tmp_path / "release")
+    trust = settings.trust.model_copy(update={"release_keys": (str(tmp_path / "release.pub"),)})
+    settings = settings.model_copy(update={"trust": trust})
+    await kafka.declare(settings, now=T0)
+    async with (
+        kafka.publisher(settings) as publish,
+        redis.Redis.from_url(valkey, decode_responses=True) as client,
+    ):
+        yield Bench(settings, client, publish)
+
+
+async def test_an_incident_is_shown_from_its_opening_to_its_end(bench: Bench) -> None:
+    """Hash, sorted set, log and expiry are as the contract says, within a second."""
+    first = opened()
+    more, last = stamped(first), dismissed(stamped(first))
+    async with bench.view() as process:
+        await bench.publish(out(first))
+        await bench.until(lambda: bench.at(first))
+        assert process.ready() == ()
+        shown = await bench.incident(first)
+        assert set(shown) == {
+            "id", "state", "version", "model", "family", "threats", "severity", "first_seen",
+            "last_seen", "subjects", "actions", "evidence",
+        }  # fmt: skip
+        assert (shown["state"], json.loads(shown["threats"])) == ("open", ["backdoor"])
+        assert shown["first_seen"] == str(int(T0.timestamp() * 1000))
+        assert json.loads(shown["subjects"])[0]["subject"] == {"kind": "source", "id": "s\nx"}
+        active = await bench.client.zrange(bench.names.active, 0, -1)
+        assert active == [str(first.id)]
+        assert await bench.client.ttl(bench.names.incident(str(first.id))) == -1
+        await bench.publish(out(more), out(last))
+        await bench.until(lambda: bench.at(last))
+        assert await bench.client.zcard(bench.names.active) == 0
+        ttl = await bench.client.ttl(bench.names.incident(str(first.id)))
+        assert 29 * 86400 < ttl <= 30 * 86400
+        log = [entry for _, entry in await bench.client.xrange(bench.names.log)]
+        assert log == [
+            {"incident": str(first.id), "from": "", "to": "open", "version": "1",
+             "by": "correlate", "reason": "backdoor: source s x"},
+            {"incident": str(first.id), "from": "open", "to": "dismissed", "version": "3",
+             "by": "key", "reason": "a drill"},
+        ]  # fmt: skip
+        assert (await bench.hash(bench.names.positions))["incidents/0"] == "2"
+
+
+async def test_models_and_sources_are_shown(bench: Bench, tmp_path: Path) -> None:
+    """A prepared epoch shows as such, a forged one not at all, and counts add up."""
+    key = keys.load_private(tmp_path / "release")
+
+    def statement(epoch: int, phase: Any, version: int) -> ModelStatement:
+        return ModelStatement(
+            model="digits", epoch=epoch, phase=phase, version=version, digest="d" * 64,
+            reason="", issued=T0, expires=T0 + timedelta(hours=1),
+        )  # fmt: skip
+
+    def model(said: ModelStatement, signer: keys.PrivateKey = key) -> Out:
+        return Out("models", sign_statement(said, signer), b"digits")
+
+    def samples(topic: str, rows: bytes, source: str = "a b/c") -> Out:
+        return Out(topic, b"x", source.encode(), (("nnsec-rows", rows),), partition=0)
+
+    quarantined = Source(source="a b/c", state="quarantined", reason="r", version=1, time=T0)
+    async with bench.view():
+        await bench.publish(
+            model(statement(1, "activate", 2)),
+            model(statement(9, "activate", 9), keys.generate()),
+            model(statement(2, "prepare", 1)),
+            Out("models", b"nonsense", b"digits"),
+            samples("training.accepted", b"0,1,4"), samples("training.accepted", b"7"),
+            samples("training.accepted", b"0", "other"),
+            samples("training.quarantine", b"2,3"),
+            Out("sources", quarantined.encode(), b"a b/c"),
+        )  # fmt: skip
+        places = {"models/0": "3", "sources/0": "0", "training.accepted/0": "2",
+                  "training.quarantine/0": "0"}  # fmt: skip
+
+        async def applied() -> bool:
+            return places.items() <= (await bench.hash(bench.names.positions)).items()
+
+        await bench.until(applied)
+        shown = await bench.hash(bench.names.model("digits"))
+        assert shown.pop("since")
+        assert shown == {"version": "2", "digest": "d" * 64, "epoch": "1", "state": "preparing"}
+        source = f"{bench.settings.redis.prefix}source:a%20b%2Fc"
+        assert await bench.hash(source) == {
+            "state": "quarantined", "reason": "r", "incident": "", "version": "1",
+            "accepted": "4", "quarantined": "2",
+        }  # fmt: skip
+        assert (await bench.hash(bench.names.source("other")))["state"] == "trusted"
+        await bench.publish(model(statement(2, "activate", 1)))
+        places["models/0"] = "4"
+        await bench.until(applied)
+        shown = await bench.hash(bench.names.model("digits"))
+        assert (shown["state"], shown["version"], shown["epoch"]) == ("active", "1", "2")
+
+
+async def test_an_emptied_store_is_built_anew(bench: Bench) -> None:
+    """Within 5 s, though nothing new comes in, and to the same content."""
+    one, two = opened(1), opened(2)
+    async with bench.view():
+        await bench.publish(out(one), out(two), out(dismissed(two)))
+        await bench.until(lambda: bench.at(dismissed(two)))
+        before = await bench.everything()
+        await bench.client.delete(*before)
+        await bench.until(lambda: bench.at(dismissed(two)), 5.0)
+        await bench.until(lambda: bench.at(one))
+        assert await bench.everything() == before
+
+
+async def test_a_store_set_back_is_caught_up(bench: Bench) -> None:
+    """A server that came back from an old snapshot gets what it lacks, without repetition."""
+    one, two = opened(1), opened(2)
+    async with bench.view():
+        await bench.publish(out(one))
+        await bench.until(lambda: bench.at(one))
+        await bench.publish(out(two))
+        await bench.until(lambda: bench.at(two))
+        before = await bench.everything()
+        entries = await bench.client.xrange(bench.names.log)
+        await bench.client.delete(bench.names.incident(str(two.id)))
+        await bench.client.zrem(bench.names.active, str(two.id))
+        await bench.client.xdel(bench.names.log, entries[-1][0])
+        await bench.client.hset(bench.names.positions, "incidents/0", "0")  # type: ignore[misc]
+        await bench.until(lambda: bench.at(two), 5.0)
+        assert await bench.everything() == before
+
+
+async def test_a_restart_goes_on_where_it_was(bench: Bench) -> None:
+    """Nothing is repeated in the log, nothing left out."""
+    one, two = opened(1), opened(2)
+    async with bench.view():
+        await bench.publish(out(one))
+        await bench.until(lambda: bench.at(one))
+    await bench.publish(out(two))
+    async with bench.view():
+        await bench.until(lambda: bench.at(two))
+    assert await bench.client.xlen(bench.names.log) == 2
+
+
+async def test_a_log_made_anew_empties_the_view(bench: Bench) -> None:
+    """Positions beyond the end are of topics that are no more, and so is what was shown."""
+    await bench.client.hset(bench.names.incident("ghost"), "state", "open")  # type: ignore[misc]
+    await bench.client.hset(bench.names.positions, "incidents/0", "99")  # type: ignore[misc]
+    one = opened(1)
+    await bench.publish(out(one))
+    async with bench.view():
+        await bench.until(lambda: bench.at(one))
+    assert await bench.hash(bench.names.incident("ghost")) == {}
+
+
+async def test_rebuild_replays_by_the_same_rules(bench: Bench) -> None:
+    """And leaves keys of others alone."""
+    one = opened(1)
+    await bench.publish(out(one), out(dismissed(one)))
+    async with bench.view():
+        await bench.until(lambda: bench.at(dismissed(one)))
+    before = await bench.everything()
+    lock = f"{bench.settings.redis.prefix}lock:x"
+    await bench.client.set(lock, "mine")
+    assert await view.rebuild(bench.settings) == 2
+    assert await bench.client.get(lock) == "mine"
+    await bench.client.delete(lock)
+    assert await bench.everything() == before
+
+
+async def test_a_store_that_is_away_is_waited_for(bench: Bench, tmp_path: Path) -> None:
+    """The worker says so, goes on when it is back, and builds anew what it lost."""
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    bench.settings = bench.settings.model_copy(
+        update={"redis": bench.settings.redis.model_copy(update={"url": url})}
+    )
+    one = opened(1)
+    async with bench.view() as process, redis.Redis.from_url(url, decode_responses=True) as client:
+        bench.client = client
+        await bench.publish(out(one))
+        await bench.until(lambda: _said(process, "Redis"))
+        for version in (one, dismissed(one)):
+            with Store(tmp_path, port):
+                await bench.publish(out(version))
+                await bench.until(lambda: bench.at(dismissed(one) if version is not one else one))
+                assert process.ready() == ()
+            await bench.until(lambda: _said(process, "Redis"))
+
+
+async def _said(process: Process, text: str) -> bool:
+    return any(text in problem for problem in process.ready())
+
+
+def test_the_script_uses_what_every_server_has() -> None:
+    """Plain Lua, hashes, streams and sorted sets: Redis 6.2 and Valkey both run it."""
+    import re
+
+    text = Path(view.__file__).with_name("view.lua").read_text("utf-8")
+    assert set(re.findall(r"redis\.call\('(\w+)'", text)) <= {
+        "HGET", "HSET", "HSETNX", "HINCRBY", "ZADD", "ZREM", "XADD", "PERSIST", "PEXPIREAT",
+    }  # fmt: skip

@@ -1,0 +1,185 @@
+"""Quarantining a source of training samples, and letting it go again.
+
+Three steps: say it; wait until every partition of ``training.samples`` is held by a worker that has
+heard it, so that nothing more of the source is accepted; then revoke what was accepted before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import ClassVar
+from uuid import UUID, uuid5
+
+from nnsec.adapters.records import Out, Record
+from nnsec.checkpoints.taint import revoked_positions
+from schemas.action import Action
+from schemas.base import from_millis, to_millis
+from schemas.revocation import MAX_POSITIONS, Revocation
+from schemas.source import SourceState
+from workers import process
+from workers.actions import Impossible, Plan, Remedy, Result
+
+SAMPLES = "training.samples"
+HEAR_SECONDS = 60.0
+"""Within which every partition must be held by a live worker that has heard the statement."""
+
+Place = tuple[int, int, int]
+"""(partition, offset, row) of a sample in ``training.samples``."""
+
+
+class _OfSource(Remedy):
+    """What the actions on a source have in common."""
+
+    async def _say(self, action: Action, state: SourceState) -> int:
+        """Publish the statement unless it stands; return how many partitions have heard it."""
+        name, incident = action.subject.id, str(action.incident or action.id)
+        stands = self.site.sources.get(name)
+        if stands is None or (stands.state, stands.incident) != (state, incident):
+            stands = await self.site.say_source(name, state, action.reason, incident)
+        version, site = stands.version, self.site
+        partitions = range(site.partitions[SAMPLES])
+        if not await site.until(
+            lambda: not site.board.uninformed(version, SAMPLES, partitions, site.clock()),
+            HEAR_SECONDS,
+        ):
+            left = site.board.uninformed(version, SAMPLES, partitions, site.clock())
+            raise Impossible(
+                f"{SAMPLES} partitions {', '.join(map(str, left))} are held by no live worker "
+                f"that has heard of it; approve the action to try again"
+            )
+        return version
+
+    async def _records(self, topic: str, source: str, since: int) -> list[Record]:
+        key = source.encode()
+        return [r async for r in process.since(self.site.settings, topic, since) if r.key == key]
+
+    def _name(self, action: Action, *parts: object) -> str:
+        return str(
+            uuid5(self.site.logs["training.revocations"], "/".join(map(str, (action.id, *parts))))
+        )
+
+
+class Quarantine(_OfSource):
+    """Accept nothing more of a source, and revoke what was accepted of it lately."""
+
+    name: ClassVar[str] = "quarantine"
+    kinds: ClassVar[frozenset[str]] = frozenset({"source"})
+
+    async def plan(self, action: Action) -> Plan:
+        """Since when what was accepted is to be revoked.
+
+        Raises
+        ------
+        Impossible
+            If the target is no source.
+        """
+        if action.subject.kind != "source":
+            raise Impossible(f"a {action.subject.kind} cannot be quarantined, only a source")
+        first = action.figures.get("first_evidence_ms")
+        evidence = from_millis(first) if isinstance(first, int) else action.time
+        window = timedelta(days=self.site.settings.remediation.revoke_window_days)
+        since = max(evidence - window, from_millis(0))
+        what = f"quarantine {action.subject.id} and revoke what was accepted since {since:%F %T}Z"
+        return Plan(what, {"since_ms": to_millis(since)})
+
+    async def apply(self, action: Action) -> Result:
+        """Do the three steps; positions that are revoked already are not revoked again."""
+        version = await self._say(action, "quarantined")
+        source, since = action.subject.id, int(action.figures["since_ms"])
+        accepted = await self._records("training.accepted", source, since)
+        log = self.site.logs[SAMPLES]
+        gone = revoked_positions(self.site.revocations)
+        places = sorted({p for p in positions(accepted, log) if (log, *p) not in gone})
+        for start in range(0, len(places), MAX_POSITIONS):
+            part = places[start : start + MAX_POSITIONS]
+            await self.site.say_revocation(
+                Revocation(
+                    id=self._name(action, *part[0]), model=action.model, source=source,
+                    incident=str(action.incident or ""), log=log, positions=tuple(part),
+                    reason=action.reason, time=self.site.now(),
+                )
+            )  # fmt: skip
+        return Result(
+            f"{source} is quarantined, {len(places)} samples revoked",
+            {"revoked": len(places), "source_version": version},
+        )
+
+
+class Release(_OfSource):
+    """Trust a source again: withdraw its revocations, and accept what was held back."""
+
+    name: ClassVar[str] = "release"
+
+    async def plan(self, action: Action) -> Plan:
+        """Releasing is for a source that is not trusted now."""
+        stands = self.site.sources.get(action.subject.id)
+        if stands is None or stands.state != "quarantined":
+            return Plan(f"not needed: {action.subject.id} is not quarantined", {}, needed=False)
+        return Plan(f"release {action.subject.id}", {})
+
+    async def apply(self, action: Action) -> Result:
+        """Say it, withdraw, and accept what is in quarantine and was not accepted before."""
+        await self._say(action, "trusted")
+        source = action.subject.id
+        standing: dict[tuple[Place, ...], Revocation] = {}
+        for one in self.site.revocations:  # oldest first: the last word counts
+            if one.source == source and one.withdrawn:
+                standing.pop(one.positions, None)
+            elif one.source == source:
+                standing[one.positions] = one
+        for one in standing.values():
+            said = one.model_copy(
+                update={
+                    "id": self._name(action, one.id), "withdrawn": True,
+                    "reason": action.reason, "time": self.site.now(),
+                }
+            )  # fmt: skip
+            await self.site.say_revocation(said)
+        released = await self._accept(source)
+        return Result(f"{source} is trusted again, {released} records released",
+                      {"released": released})  # fmt: skip
+
+    async def _accept(self, source: str) -> int:
+        known = {_identity(r) for r in await self._records("training.accepted", source, 0)}
+        held = await self._records("training.quarantine", source, 0)
+        fresh = {_identity(r): r for r in held if _identity(r) not in known}
+        for record in fresh.values():
+            kept = tuple((k, v) for k, v in record.headers if k.lower() != "nnsec-reasons")
+            await self.site.publish(Out("training.accepted", record.value, record.key, kept))
+        return len(fresh)
+
+
+class Drop(_OfSource):
+    """Keep a source's samples out for good: it stays quarantined, and nothing is released."""
+
+    name: ClassVar[str] = "drop"
+
+    async def plan(self, action: Action) -> Plan:
+        """Dropping is always possible."""
+        return Plan(f"drop the samples of {action.subject.id}", {})
+
+    async def apply(self, action: Action) -> Result:
+        """Say that it is quarantined, whoever said otherwise before."""
+        await self._say(action, "quarantined")
+        return Result(f"the samples of {action.subject.id} stay out", {})
+
+
+def positions(records: Iterable[Record], log: UUID) -> Iterable[Place]:
+    """Where the rows of accepted records lie in ``training.samples``, from their headers."""
+    for record in records:
+        found = {k.lower(): (v or b"").decode("ascii", "replace") for k, v in record.headers}
+        if found.get("nnsec-log") != str(log):
+            continue  # of a log that is no more: its positions mean something else now
+        try:
+            place = int(found["nnsec-partition"]), int(found["nnsec-offset"])
+            rows = [int(row) for row in found["nnsec-rows"].split(",")]
+        except (KeyError, ValueError):
+            continue  # not written by the screen
+        yield from ((*place, row) for row in rows)
+
+
+def _identity(record: Record) -> tuple[bytes | None, ...]:
+    found = {k.lower(): v for k, v in record.headers}
+    names = ("nnsec-log", "nnsec-partition", "nnsec-offset", "nnsec-rows")
+    return tuple(found.get(name) for name in names)

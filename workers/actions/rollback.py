@@ -1,0 +1,204 @@
+"""Rolling a model back, and its mirror image, promoting a new checkpoint.
+
+Both publish a signed statement in two phases: `prepare`, until all live workers have answered or
+the time is up, then `activate`, until every input partition is held by a live worker at that
+epoch. Then whatever serves the model is told, by the hook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import ClassVar
+
+from nnsec.checkpoints import Survey, revoked_positions, tainted
+from nnsec.errors import NNSecError, TransientError
+from nnsec.guards import Request
+from schemas.action import Action
+from schemas.model_statement import ModelStatement
+from workers import serving
+from workers.actions import Impossible, Plan, Remedy, Result
+from workers.site import PREPARE_EXPIRY
+
+INPUTS = "inference.inputs"
+SWAP_SECONDS = 60.0
+"""Within which every partition must be held by a live worker at the new epoch."""
+
+logger = logging.getLogger(__name__)
+
+
+class Rollback(Remedy):
+    """Serve the newest checkpoint that verifies, never saw poison, and is not the active one."""
+
+    name: ClassVar[str] = "rollback"
+    kinds: ClassVar[frozenset[str]] = frozenset({"source", "model"})
+
+    async def plan(self, action: Action) -> Plan:
+        """Choose the checkpoint; not needed if the active one is clean.
+
+        A person's command names a version and is not asked whether it is needed.
+        """
+        model = action.model
+        if model not in self.site.settings.models:
+            raise Impossible(f"model {model!r} is not configured; add [models.{model}]")
+        found = await asyncio.to_thread(self.vault.survey, model)
+        revoked = revoked_positions(self.site.revocations)
+        bad = dict(tainted(found.manifests, revoked, found.digests))
+        standing = self.site.standings.get(model)
+        active = standing.activated if standing else None
+        by_policy = action.incident is not None
+        if active is None and by_policy:
+            raise Impossible(f"no checkpoint of {model} is active, so there is nothing to leave")
+        version = active.version if active else None
+        if by_policy and version in found.manifests and version not in bad:
+            return Plan(f"not needed: active checkpoint {version} is clean", {}, needed=False)
+        wanted = _wanted(action)
+        if active and wanted == active.version and found.digests.get(wanted) == active.digest:
+            return Plan(f"not needed: {version} is active already", {}, needed=False)
+        return await self._choose(action, found, bad, wanted, version)
+
+    async def _choose(
+        self, action: Action, found: Survey, bad: dict[int, str], wanted: int | None,
+        active: int | None,
+    ) -> Plan:  # fmt: skip
+        against = {version: str(error) for version, error in found.refused.items()} | bad
+        candidates = (
+            [wanted]
+            if wanted is not None
+            else sorted((v for v in found.manifests if v != active), reverse=True)
+        )
+        for version in candidates:
+            if version in against:
+                continue
+            if version not in found.manifests:
+                against[version] = "is not in the registry"
+                continue
+            digest = found.digests[version]
+            try:
+                accuracy = await asyncio.to_thread(
+                    self.vault.examine, action.model, version, digest
+                )
+            except TransientError:
+                raise
+            except NNSecError as error:
+                against[version] = str(error)
+                continue
+            standing = self.site.standings.get(action.model)
+            figures = {
+                "from": active, "to": version, "digest": digest, "verified": True,
+                "golden_accuracy": round(accuracy, 4),
+                "epoch": (standing.epoch if standing else 0) + 1,
+            }  # fmt: skip
+            return Plan(f"{action.action} from {active} to {version}", figures)
+        why = "; ".join(f"{v}: {against[v]}" for v in candidates if v in against)
+        raise Impossible(f"no clean checkpoint of {action.model} to serve ({why or 'none other'})")
+
+    def request(self, action: Action, plan: Plan) -> Request:
+        """What the guards judge: the model, and the version that it would leave."""
+        return Request(
+            action.action, action.model, action.model, action.automatic, plan.figures.get("from")
+        )
+
+    async def apply(self, action: Action) -> Result:
+        """Publish both phases, as far as they are not there yet, and see the swap through."""
+        began = self.site.clock()
+        epoch, version = int(action.figures["epoch"]), int(action.figures["to"])
+        digest = str(action.figures["digest"])
+        settled = self._standing_at(action, epoch, version, digest)
+        if settled in {"none", "prepared"}:
+            if settled == "none":
+                await self.site.say_model(self._statement(action, "prepare"))
+            await self._prepared(action.model, epoch)
+            await self.site.say_model(self._statement(action, "activate"))
+        await self._swapped(action.model, epoch)
+        figures = {
+            "seconds": round(max((self.site.now() - action.time).total_seconds(),
+                                 self.site.clock() - began), 3),
+        }  # fmt: skip
+        hook = self.site.settings.serving
+        if not hook.hook:
+            return Result(f"serves {version} (monitor only)", {**figures, "monitor_only": True})
+        served = await serving.deliver(
+            hook, self.site.envelopes[action.model, epoch],
+            model=action.model, epoch=epoch, version=version, digest=digest,
+        )  # fmt: skip
+        seconds = round((self.site.now() - action.time).total_seconds(), 3)
+        return Result(f"serves {version}", {**figures, "served": served, "seconds": seconds})
+
+    def _standing_at(self, action: Action, epoch: int, version: int, digest: str) -> str:
+        """How far this epoch is: ``none``, ``prepared`` or ``activated``."""
+        standing = self.site.standings.get(action.model)
+        if standing is None or standing.epoch < epoch:
+            return "none"
+        for one, name in ((standing.prepared, "prepared"), (standing.activated, "activated")):
+            if one and (one.epoch, one.version, one.digest) == (epoch, version, digest):
+                return name
+        raise Impossible(f"epoch {epoch} was overtaken: {action.model} is at {standing.epoch}")
+
+    def _statement(self, action: Action, phase: str) -> ModelStatement:
+        now = self.site.now()
+        return ModelStatement(
+            model=action.model, epoch=action.figures["epoch"], phase=phase,  # type: ignore[arg-type]
+            version=action.figures["to"], digest=action.figures["digest"],
+            reason=f"{action.action}: {action.reason}"[:300],
+            incident=str(action.incident or ""), issued=now, expires=now + PREPARE_EXPIRY,
+        )  # fmt: skip
+
+    async def _prepared(self, model: str, epoch: int) -> None:
+        site = self.site
+        answered = await site.until(
+            lambda: not site.board.unanswered(model, epoch, INPUTS, site.clock()),
+            site.settings.remediation.prepare_timeout,
+        )
+        if not answered:
+            slow = site.board.unanswered(model, epoch, INPUTS, site.clock())
+            logger.warning(
+                "%s epoch %d: %d workers did not answer; going on", model, epoch, len(slow)
+            )
+        if refusals := site.board.refusals(model, epoch, INPUTS, site.clock()):
+            raise Impossible(f"every worker refused epoch {epoch}: {refusals[0]}")
+
+    async def _swapped(self, model: str, epoch: int) -> None:
+        site = self.site
+        partitions = range(site.partitions[INPUTS])
+        if not await site.until(
+            lambda: not site.board.unswapped(model, epoch, INPUTS, partitions, site.clock()),
+            SWAP_SECONDS,
+        ):
+            left = site.board.unswapped(model, epoch, INPUTS, partitions, site.clock())
+            raise Impossible(
+                f"the swap to epoch {epoch} is not complete: {INPUTS} partitions "
+                f"{', '.join(map(str, left))} are held by no live worker at it; approve the "
+                f"action to try again"
+            )
+
+
+class Promote(Rollback):
+    """Serve a new checkpoint that a command names, if it verifies and never saw poison."""
+
+    name: ClassVar[str] = "promote"
+    kinds: ClassVar[frozenset[str]] = frozenset()
+
+    async def plan(self, action: Action) -> Plan:
+        """As a rollback, but the version must be named.
+
+        Raises
+        ------
+        Impossible
+            If it is not.
+        """
+        if _wanted(action) is None:
+            raise Impossible(f"{action.figures.get('target')!r} is no version to promote")
+        return await super().plan(action)
+
+
+def _wanted(action: Action) -> int | None:
+    """The version that a command names; None for the newest clean one."""
+    if action.incident is not None:
+        return None
+    text = str(action.figures.get("target", ""))
+    if text in {"", action.model}:
+        return None
+    if not text.isascii() or not text.isdecimal():
+        raise Impossible(f"{text!r} is no version of {action.model}; name a whole number")
+    return int(text)

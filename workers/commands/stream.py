@@ -1,0 +1,32 @@
+"""``nnsec stream``: the roles of the streams in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Annotated
+
+import typer
+
+from nnsec.settings import Settings
+from streams.runtime import run
+
+
+def stream(
+    context: typer.Context,
+    role: Annotated[
+        list[str] | None, typer.Option(help="Run this role; repeat for several; default all.")
+    ] = None,
+) -> None:
+    """Run the streams until SIGTERM or Ctrl-C: score, screen, join labels, judge, correlate."""
+    settings: Settings = context.obj
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("faust", "mode"):  # they tell of every service that starts and stops
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with asyncio.Runner() as runner:
+        status = runner.run(run(settings, role or ()))
+        if status:
+            # What did not end in time would not end now either, so nobody waits for its threads.
+            logging.shutdown()
+            os._exit(status)

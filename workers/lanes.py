@@ -1,0 +1,238 @@
+"""Running actions: one lane a model, one action at a time in it, from proposal to outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+
+from nnsec.errors import GuardRefused, NNSecError, TransientError
+from nnsec.guards import Population, check_target
+from nnsec.policy import plan
+from schemas.action import Action
+from schemas.base import from_millis, to_millis
+from schemas.incident import FINISHED, Incident
+from schemas.summary import Summary
+from workers import process
+from workers.actions import Plan, Remedy, discover
+from workers.site import FINAL, ROLE, Site
+from workers.vault import Vault
+
+RETRY = 1.0
+"""Seconds until an action is tried again that met something that was away."""
+
+logger = logging.getLogger(__name__)
+
+
+class Lanes:
+    """Proposes what the policy wants, and runs what may run.
+
+    An action's record on ``actions`` is its only state: `wake` starts what is there and unfinished,
+    after a kill as well as after a proposal.
+    """
+
+    def __init__(self, site: Site, vault: Vault) -> None:
+        self._site = site
+        self._remedies: Mapping[str, Remedy] = {
+            name: one(site, vault) for name, one in discover().items()
+        }
+        self._kinds = {name: one.kinds for name, one in discover().items()}
+        self._lanes: dict[str, asyncio.Task[None]] = {}
+        self._news: dict[str, asyncio.Event] = {}
+        self._held: frozenset[int] = frozenset()
+
+    def hold(self, partitions: frozenset[int]) -> None:
+        """Run only actions of models on these partitions of the control topics."""
+        self._held = partitions
+
+    # --- proposing ---
+
+    async def propose(self, incident: Incident) -> None:
+        """Say what the policy wants done about an incident, before anything is done."""
+        site = self._site
+        if incident.state in FINISHED:
+            await self._give_up(incident)
+            return
+        first = {item.subject: item.first_seen for item in incident.subjects}
+        dry = site.settings.remediation.dry_run
+        for intent in plan(incident, site.settings.policy, self._kinds):
+            if intent.id in site.actions:
+                continue
+            action = Action(
+                id=intent.id, action=intent.action, model=incident.model, incident=incident.id,
+                subject=intent.subject, outcome="proposed", automatic=not intent.approval, by=ROLE,
+                reason="", time=site.now(),
+                figures={
+                    "first_evidence_ms": to_millis(first[intent.subject]), "order": intent.order,
+                    "approval": "required" if intent.approval else "none",
+                },
+            )  # fmt: skip
+            reason = f"policy of {incident.family} at severity {incident.severity}"
+            if dry:
+                reason = f"dry run: {await self._would(action)}"
+                await site.report(action, "proposed", reason, dry_run=True)
+            else:
+                await site.report(action, "proposed", reason)
+        self.wake()
+
+    async def _would(self, action: Action) -> str:
+        try:
+            return f"would {(await self._remedies[action.action].plan(action)).what}"
+        except NNSecError as error:
+            return f"would fail: {error}"
+
+    async def _give_up(self, incident: Incident) -> None:
+        for action in list(self._site.actions.values()):
+            waits = action.outcome in {"proposed", "awaiting_approval"}
+            if action.incident == incident.id and waits:
+                await self._site.report(action, "denied", f"the incident is {incident.state}")
+
+    async def expire(self) -> None:
+        """Deny what has waited too long for a person."""
+        limit = self._site.settings.remediation.approval_timeout
+        for action in list(self._site.actions.values()):
+            waited = (self._site.now() - action.time).total_seconds()
+            if action.outcome == "awaiting_approval" and waited >= limit:
+                reason = f"nobody approved it within {limit:g} s"
+                await self._site.report(action, "denied", reason)
+                self.wake()
+
+    # --- running ---
+
+    def wake(self) -> None:
+        """Have each lane look for work."""
+        for model in {a.model for a in self._site.actions.values() if a.outcome not in FINAL}:
+            news = self._news.setdefault(model, asyncio.Event())
+            news.set()
+            if model not in self._lanes or self._lanes[model].done():
+                self._lanes[model] = asyncio.create_task(self._lane(model, news))
+
+    async def stop(self) -> None:
+        """Leave off in the middle: whoever comes next goes on from there."""
+        lanes = list(self._lanes.values())
+        self._lanes.clear()
+        for lane in lanes:
+            lane.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+
+    def crashed(self) -> BaseException | None:
+        """An error that ended a lane; there should be none."""
+        for lane in self._lanes.values():
+            if lane.done() and not lane.cancelled() and lane.exception() is not None:
+                return lane.exception()
+        return None
+
+    async def _lane(self, model: str, news: asyncio.Event) -> None:
+        while True:
+            action = self._next(model)
+            if action is None:
+                news.clear()
+                await news.wait()
+                continue
+            try:
+                await self._run(action)
+            except TransientError as error:
+                logger.warning("%s of %s waits: %s", action.action, action.subject.id, error)
+                await asyncio.sleep(RETRY)
+
+    def _next(self, model: str) -> Action | None:
+        """What was begun first, then what a person wants, then the policy in its order."""
+        ready = [
+            action
+            for action in self._site.actions.values()
+            if action.model == model and self._runnable(action)
+        ]
+        return min(
+            ready,
+            key=lambda a: (a.outcome != "running", a.incident is not None, a.time,
+                           a.figures.get("order", 0)),
+            default=None,
+        )  # fmt: skip
+
+    def _runnable(self, action: Action) -> bool:
+        if action.outcome not in {"proposed", "running"} or action.action not in self._remedies:
+            return False
+        if action.figures.get("dry_run") or self._site.places.get(action.model) not in self._held:
+            return False
+        return action.outcome == "running" or not self._before(action, {"done", "denied"})
+
+    def _before(self, action: Action, passed: set[str]) -> list[Action]:
+        """Earlier actions of the policy on the same subject that did not pass."""
+        if action.incident is None:
+            return []
+        return [
+            other
+            for other in self._site.actions.values()
+            if (other.incident, other.subject) == (action.incident, action.subject)
+            and other.figures.get("order", 0) < action.figures.get("order", 0)
+            and other.outcome not in passed
+        ]
+
+    async def _run(self, action: Action) -> None:
+        remedy, site = self._remedies[action.action], self._site
+        try:
+            if action.outcome == "proposed":
+                begun = await self._begin(action, remedy)
+                if begun is None:
+                    return
+                action = begun
+            result = await remedy.apply(action)
+        except TransientError:
+            raise
+        except NNSecError as error:
+            await site.report(site.actions[action.id], "failed", str(error))
+        else:
+            await site.report(action, "done", result.what, **result.figures)
+        self.wake()
+
+    async def _begin(self, action: Action, remedy: Remedy) -> Action | None:
+        """Plan it, ask the guards, and say that it runs; None if it does not."""
+        site = self._site
+        if self._before(action, {"done"}):
+            await site.report(action, "denied", "what had to be done before it was denied")
+            self.wake()
+            return None
+        if action.figures.get("approval") == "required":
+            await site.report(action, "awaiting_approval", "the policy wants a person's approval")
+            return None
+        check_target(remedy.request(action, Plan("", {})))
+        found = await remedy.plan(action)
+        if not found.needed:
+            await site.report(action, "done", found.what, needed=False)
+            self.wake()
+            return None
+        try:
+            await self._guard(remedy, action, found)
+        except GuardRefused as error:
+            await site.report(action, "awaiting_approval", f"guard: {error}", **found.figures)
+            return None
+        if site.actions[action.id] is not action:
+            return None  # a person denied it meanwhile
+        return await site.report(action, "running", found.what, **found.figures)
+
+    async def _guard(self, remedy: Remedy, action: Action, found: Plan) -> None:
+        request, site = remedy.request(action, found), self._site
+        models = len(site.settings.models)
+        try:
+            site.ledger.check(request, now=site.now(), population=Population(models, 1))
+        except GuardRefused as error:
+            if request.action != "quarantine" or not str(error).startswith("rate"):
+                raise
+            # Only now does it matter how many sources there are, and counting them costs time.
+            sources = await self._sources()
+            site.ledger.check(request, now=site.now(), population=Population(models, sources))
+
+    async def _sources(self) -> int:
+        """How many sources sent samples within the last hour."""
+        since = to_millis(max(self._site.now() - timedelta(hours=1), from_millis(0)))
+        found: set[str] = set()
+        async for record in process.since(self._site.settings, "summaries", since):
+            try:
+                summary = Summary.decode(record.value)
+            except NNSecError as error:
+                logger.debug("a summary that cannot be read: %s", error)
+                continue
+            if summary.kind == "sample":
+                found.update(summary.subjects)
+        return len(found)

@@ -1,0 +1,210 @@
+"""The remediation worker: incidents and commands become actions, each carried out once.
+
+An offset is committed when what follows from its record stands on ``actions``; from there, not
+from the offset, an action is resumed. Redis is not needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from schemas.dead_letter import dead_letter
+
+from nnsec import policy
+from nnsec.adapters import kafka
+from nnsec.adapters.records import Out, Record
+from nnsec.errors import NNSecError, SchemaError, TransientError
+from nnsec.settings import Settings
+from schemas.incident import Incident
+from workers import process, site
+from workers.actions import discover
+from workers.desk import Desk
+from workers.lanes import Lanes
+from workers.process import Process
+from workers.site import Site
+from workers.vault import RegistryVault, Vault
+
+GROUP = "remediation"
+TOPICS = ("incidents", "commands")
+COUNTED = ("inference.inputs", "training.samples")
+POLL_MS = 200
+
+logger = logging.getLogger(__name__)
+
+
+class Remediation:
+    """The work of one process.
+
+    Parameters
+    ----------
+    place:
+        What is known; read to the end.
+    vault:
+        The registry.
+    """
+
+    def __init__(self, place: Site, vault: Vault) -> None:
+        self.site = place
+        self.lanes = Lanes(place, vault)
+        self._desk = Desk(place)
+
+    async def take(self, record: Record) -> None:
+        """Carry one record so far that its offset may be committed."""
+        try:
+            if record.topic == "incidents":
+                incident = Incident.decode(record.value)
+                self.site.places[incident.model] = record.partition
+                await self.lanes.propose(incident)
+            else:
+                await self._desk.take(record)
+                self.lanes.wake()
+        except TransientError:
+            raise
+        except NNSecError as error:
+            logger.warning(
+                "%s/%d/%d is without effect: %s",
+                record.topic, record.partition, record.offset, error,
+            )  # fmt: skip
+            await self._bury(record, error)
+
+    async def _bury(self, record: Record, error: NNSecError) -> None:
+        fault = error
+        if not isinstance(error, SchemaError):
+            fault = SchemaError(str(error), field="value", error_class=type(error).__name__)
+        key, value, headers = dead_letter(
+            record.key, record.value, record.headers, log=self.site.logs[record.topic],
+            topic=record.topic, partition=record.partition, offset=record.offset,
+            timestamp=record.timestamp, error=fault, attempts=1, limit=1024 * 1024,
+        )  # fmt: skip
+        await self.site.publish(Out("dead-letters", value, key, tuple(headers)))
+
+
+class _Shift(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Lanes stop when partitions go, and start from the log when they come."""
+
+    def __init__(self, settings: Settings, work: Remediation) -> None:
+        self._settings = settings
+        self._work = work
+        self.held: frozenset[int] = frozenset()
+
+    async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
+        del revoked
+        await self._work.lanes.stop()
+
+    async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
+        name = kafka.topic_name(self._settings, "incidents")
+        self.held = frozenset(p.partition for p in assigned if p.topic == name)
+        # What another worker said last must be known before its actions are gone on with.
+        async for record in kafka.read_to_end(self._settings, ("actions",)):
+            self._work.site.learn(record)
+        self._work.lanes.hold(self.held)
+        self._work.lanes.wake()
+
+
+async def work(settings: Settings, running: Process, vault: Vault | None = None) -> None:
+    """Consume incidents and commands until asked to end."""
+    policy.check(settings.policy, discover())
+    async with _site(settings, running) as place:
+        remediation = Remediation(place, vault or RegistryVault(settings))
+        async with process.reader(
+            settings, (), group_id=kafka.topic_name(settings, GROUP),
+            session_timeout_ms=int(settings.kafka.session_timeout * 1000),
+            heartbeat_interval_ms=1000,
+        ) as consumer:  # fmt: skip
+            shift = _Shift(settings, remediation)
+            consumer.subscribe(
+                [kafka.topic_name(settings, topic) for topic in TOPICS], listener=shift
+            )
+            running.problem("start")
+            try:
+                await _consume(settings, running, remediation, consumer)
+            finally:
+                await remediation.lanes.stop()
+
+
+async def _consume(
+    settings: Settings, running: Process, remediation: Remediation, consumer: AIOKafkaConsumer
+) -> None:
+    while not running.stop.is_set():
+        try:
+            batch = await consumer.getmany(timeout_ms=POLL_MS)
+        except KafkaError as error:
+            kafka.outage.away(error)
+            await process.pause(running)
+            continue
+        for partition, messages in batch.items():
+            for message in messages:
+                await _taken(remediation, kafka.record_of(settings, message), running)
+                if running.stop.is_set():
+                    return
+                await _commit(consumer, partition, message.offset + 1)
+        await remediation.lanes.expire()
+        if (crash := remediation.lanes.crashed()) is not None:
+            raise crash
+
+
+async def _taken(remediation: Remediation, record: Record, running: Process) -> None:
+    while not running.stop.is_set():
+        try:
+            await remediation.take(record)
+        except TransientError as error:
+            running.problem("the registry", str(error))
+            await process.pause(running)
+        else:
+            running.problem("the registry")
+            return
+
+
+async def _commit(consumer: AIOKafkaConsumer, partition: TopicPartition, offset: int) -> None:
+    try:
+        await consumer.commit({partition: offset})
+    except (CommitFailedError, IllegalStateError) as error:
+        logger.info("%s was taken away: %s", partition, error)
+    except KafkaError as error:
+        # The record comes again, and does nothing then; the next commit covers it.
+        logger.info("an offset is not committed yet: %s", error)
+
+
+@asynccontextmanager
+async def _site(settings: Settings, running: Process) -> AsyncIterator[Site]:
+    """The site, read to the end, and followed as long as the block runs."""
+    async with process.reader(settings, COUNTED) as consumer:
+        counts = dict.fromkeys(COUNTED, 0)
+        for partition in consumer.assignment():
+            counts[kafka.bare_name(settings, partition.topic)] += 1
+    async with kafka.publisher(settings) as publish:
+        place = Site(settings, running.logs, counts, publish)
+        tail = kafka.Tail(settings, site.TOPICS)
+        await tail.start()
+        try:
+            async for record in tail.to_end():
+                place.learn(record)
+            following = asyncio.create_task(_follow(tail, place))
+            try:
+                yield place
+            finally:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+        finally:
+            await tail.stop()
+
+
+async def _follow(tail: kafka.Tail, place: Site) -> None:
+    async for record in tail:
+        place.learn(record)
+
+
+async def run(settings: Settings, vault: Vault | None = None) -> int:
+    """Run the remediation worker; returns the exit status.
+
+    Raises
+    ------
+    ConfigError
+        If the policy names what does not exist, or a key cannot be read.
+    """
+    return await process.run(settings, GROUP, lambda running: work(settings, running, vault))

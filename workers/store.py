@@ -1,0 +1,131 @@
+"""Redis: its keys, a client, and its errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoScriptError,
+    RedisError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+from nnsec.errors import ConfigError, TransientError
+from nnsec.settings import Settings
+
+TIMEOUT = 5.0
+"""Seconds until an answer is overdue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The names of all keys.
+
+    Examples
+    --------
+    >>> Keys("nnsec:").source("a b~c/d")
+    'nnsec:source:a%20b%7Ec%2Fd'
+    """
+
+    prefix: str
+
+    @property
+    def positions(self) -> str:
+        """Offsets that were applied last."""
+        return f"{self.prefix}positions"
+
+    @property
+    def active(self) -> str:
+        """Incidents that are not finished, by time of the last change."""
+        return f"{self.prefix}incidents:active"
+
+    @property
+    def log(self) -> str:
+        """Transitions, as a stream."""
+        return f"{self.prefix}incidents:log"
+
+    def incident(self, name: str) -> str:
+        """One incident."""
+        return f"{self.prefix}incident:{escape(name)}"
+
+    def model(self, name: str) -> str:
+        """One model."""
+        return f"{self.prefix}model:{escape(name)}"
+
+    def source(self, name: str) -> str:
+        """One source of training samples."""
+        return f"{self.prefix}source:{escape(name)}"
+
+    def owned(self) -> tuple[str, ...]:
+        """Patterns of all that the view writes, and nothing else."""
+        start = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self.prefix)
+        return tuple(
+            start + tail
+            for tail in ("positions", "incidents:*", "incident:*", "model:*", "source:*")
+        )
+
+
+def escape(name: str) -> str:
+    """Percent-encode outside ``[A-Za-z0-9._-]``, for ids that are the users' words."""
+    return quote(name, safe="").replace("~", "%7E")
+
+
+@asynccontextmanager
+async def connect(settings: Settings) -> AsyncIterator[redis.Redis]:
+    """Open a client that answers or fails within `TIMEOUT`, and never tries twice by itself.
+
+    Raises
+    ------
+    ConfigError
+        If the URL is none.
+    """
+    if settings.redis.url == "embedded":
+        raise ConfigError("[redis] url is 'embedded', which only `nnsec up` starts; name a URL")
+    try:
+        client: redis.Redis = redis.Redis.from_url(
+            settings.redis.url,
+            decode_responses=True,
+            socket_timeout=TIMEOUT,
+            socket_connect_timeout=TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise ConfigError(f"[redis] url {settings.redis.url!r}: {error}") from error
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+@contextmanager
+def converted() -> Iterator[None]:
+    """Turn errors of Redis into ours.
+
+    Raises
+    ------
+    ConfigError
+        If the server refuses the password.
+    TransientError
+        For all else: it is away, loading, out of memory or read-only, and may come back.
+    """
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ConfigError(f"[redis] url: {error}") from error
+    except (RedisConnectionError, RedisTimeoutError, BusyLoadingError, NoScriptError) as error:
+        raise TransientError(f"Redis: {error}") from error
+    except RedisError as error:
+        raise TransientError(f"Redis refused: {error}") from error

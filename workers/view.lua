@@ -1,0 +1,90 @@
+-- One change of the view, whole or not at all: check the place, check the version, write, and
+-- record the place.
+--
+-- KEYS  1 positions   2… what the operation writes
+-- ARGV  1 operation   2 "<topic>/<partition>"   3 offset believed to be applied last   4 new offset
+--       5… as the operation says
+-- Returns 1 applied, 0 nothing new, -1 the view is gone, -2 the view is elsewhere.
+-- Plain commands only: Redis 6.2 and Valkey both run this.
+
+local at = redis.call('HGET', KEYS[1], ARGV[2])
+if not at then return -1 end
+if at ~= ARGV[3] then return -2 end
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[4])
+
+local function newer(key, field, value)
+  local known = tonumber(redis.call('HGET', key, field) or '')
+  return known == nil or tonumber(value) > known
+end
+
+local function write(key, first)
+  for i = first, #ARGV, 2 do
+    redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+  end
+end
+
+local operation = {}
+
+-- KEYS 2 hash, 3 active, 4 log
+-- ARGV 5 id, 6 version, 7 timestamp ms, 8 expiry ms or '', 9 '1' if the state changed, 10 from,
+--      11 to, 12 by, 13 reason, 14… fields and values
+function operation.incident()
+  if not newer(KEYS[2], 'version', ARGV[6]) then return 0 end
+  write(KEYS[2], 14)
+  if ARGV[8] == '' then
+    redis.call('ZADD', KEYS[3], ARGV[7], ARGV[5])
+    redis.call('PERSIST', KEYS[2])
+  else
+    redis.call('ZREM', KEYS[3], ARGV[5])
+    redis.call('PEXPIREAT', KEYS[2], ARGV[8])
+  end
+  if ARGV[9] == '1' then
+    redis.call('XADD', KEYS[4], 'MAXLEN', '~', '100000', '*', 'incident', ARGV[5],
+      'from', ARGV[10], 'to', ARGV[11], 'version', ARGV[6], 'by', ARGV[12], 'reason', ARGV[13])
+  end
+  return 1
+end
+
+-- KEYS 2 hash; ARGV 5 epoch, 6 phase, 7… fields and values of the active checkpoint
+function operation.model()
+  if not newer(KEYS[2], 'epoch', ARGV[5]) then return 0 end
+  if ARGV[6] == 'activate' then
+    write(KEYS[2], 7)
+    return 1
+  end
+  for _, field in ipairs({'version', 'digest', 'epoch', 'since'}) do
+    redis.call('HSETNX', KEYS[2], field, '')
+  end
+  redis.call('HSET', KEYS[2], 'state', 'preparing')
+  return 1
+end
+
+-- KEYS 2 hash; ARGV 5 version, 6… fields and values
+function operation.source()
+  if not newer(KEYS[2], 'version', ARGV[5]) then return 0 end
+  write(KEYS[2], 6)
+  redis.call('HSETNX', KEYS[2], 'accepted', '0')
+  redis.call('HSETNX', KEYS[2], 'quarantined', '0')
+  return 1
+end
+
+-- KEYS 2… one hash a source; ARGV 5 'accepted' or 'quarantined', 6… how many more, one a source
+function operation.count()
+  for i = 2, #KEYS do
+    redis.call('HSETNX', KEYS[i], 'state', 'trusted')
+    for _, field in ipairs({'reason', 'incident', 'version'}) do
+      redis.call('HSETNX', KEYS[i], field, '')
+    end
+    redis.call('HSETNX', KEYS[i], 'accepted', '0')
+    redis.call('HSETNX', KEYS[i], 'quarantined', '0')
+    redis.call('HINCRBY', KEYS[i], ARGV[5], ARGV[i + 4])
+  end
+  return 1
+end
+
+-- a record that changes nothing, or cannot be read
+function operation.skip()
+  return 0
+end
+
+return operation[ARGV[1]]()

@@ -1,0 +1,217 @@
+"""The view: what holds now, in Redis, for people and programs to read. Its only writer.
+
+Kafka is the record. Each change and the place in the log from which it came are written by one
+script (view.lua), so that Redis may be killed, emptied or set back at any moment: the worker sees
+that the place is not where it left it, and goes on from the place that it finds; where there is
+none, it builds the view anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import redis.asyncio as redis
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from nnsec.adapters import kafka
+from nnsec.adapters.records import Record
+from nnsec.errors import TransientError
+from nnsec.settings import Settings
+from nnsec.trust import keys as trust_keys
+from workers import changes, process, store
+from workers.changes import Change
+from workers.process import Process
+
+TOPICS = ("incidents", "models", "sources", "training.accepted", "training.quarantine")
+LOOK_EVERY = 1.0
+"""Seconds between two looks at whether the view is still there."""
+POLL_MS = 200
+BATCH = 500
+GONE, ELSEWHERE = -1, -2
+
+logger = logging.getLogger(__name__)
+
+
+class Lost(TransientError):  # noqa: N818 - the name says what it is
+    """The view is not where this worker left it."""
+
+
+class View:
+    """Applies records to Redis, exactly once each.
+
+    Parameters
+    ----------
+    settings:
+        ``[redis]``, ``[kafka]`` and ``[trust] release_keys`` count.
+    consumer:
+        Reads all partitions of `TOPICS`, without a group.
+    client:
+        Of Redis.
+    """
+
+    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer, client: redis.Redis) -> None:
+        self._consumer = consumer
+        self._client = client
+        self._names = store.Keys(settings.redis.prefix)
+        self._topics = {kafka.topic_name(settings, name): name for name in TOPICS}
+        self._keys = tuple(trust_keys.load_public(p) for p in settings.trust.release_keys)
+        self._script = client.register_script(
+            files("workers").joinpath("view.lua").read_text("utf-8")
+        )
+        self._believed: dict[str, int] = {}
+        self._partitions = self._assigned()
+
+    def _assigned(self) -> dict[str, TopicPartition]:
+        return {f"{self._topics[p.topic]}/{p.partition}": p for p in self._consumer.assignment()}
+
+    async def resume(self) -> None:
+        """Go on from the positions in Redis; build anew where they are missing or impossible."""
+        self._partitions = self._assigned()
+        with store.converted():
+            stored: dict[Any, Any] = await self._client.hgetall(self._names.positions)
+        positions = {place: int(stored[place]) for place in self._partitions if place in stored}
+        ends = await self._consumer.end_offsets(list(self._partitions.values()))
+        beyond = [p for p, at in positions.items() if at >= ends[self._partitions[p]]]
+        if beyond:
+            # The topics were made anew: what the view shows is of logs that are no more.
+            logger.warning("the view is ahead of the log at %s", ", ".join(sorted(beyond)))
+        if beyond or len(positions) < len(self._partitions):
+            positions = await self.clear()
+        starts = await self._consumer.beginning_offsets(list(self._partitions.values()))
+        for place, at in positions.items():
+            partition = self._partitions[place]
+            self._consumer.seek(partition, max(at + 1, starts[partition]))
+        self._believed = positions
+
+    async def clear(self) -> dict[str, int]:
+        """Empty the view, and set its places before the beginning."""
+        logger.info("building the view anew")
+        with store.converted():
+            for pattern in self._names.owned():
+                async for key in self._client.scan_iter(match=pattern, count=1000):
+                    await self._client.delete(key)
+            positions = dict.fromkeys(self._partitions, -1)
+            if positions:
+                await self._client.hset(self._names.positions, mapping=dict[Any, Any](positions))
+        return positions
+
+    async def look(self) -> None:
+        """Check that Redis holds what was written to it.
+
+        Raises
+        ------
+        Lost
+            If it was emptied or set back.
+        """
+        with store.converted():
+            stored = await self._client.hgetall(self._names.positions)
+        if any(stored.get(place) != str(at) for place, at in self._believed.items()):
+            raise Lost("the view was emptied or set back")
+
+    async def poll(self) -> int:
+        """Apply what has come; returns how many records that was."""
+        batch = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
+        count = 0
+        for messages in batch.values():
+            records = [self._record(message) for message in messages]
+            await self.apply(records)
+            count += len(records)
+        return count
+
+    async def apply(self, records: Sequence[Record]) -> None:
+        """Apply records of one partition in order, in one round trip.
+
+        Raises
+        ------
+        Lost
+            If Redis is elsewhere; nothing of what is out of place was written.
+        """
+        last: dict[str, int] = {}
+        with store.converted():
+            pipe = self._client.pipeline(transaction=False)
+            for change in self._changes(records):
+                before = last.get(change.place, self._believed.get(change.place, -1))
+                await self._script(
+                    keys=[self._names.positions, *change.keys],
+                    args=[change.operation, change.place, before, change.offset, *change.values],
+                    client=pipe,
+                )
+                last[change.place] = change.offset
+            answers = await pipe.execute()
+        if any(answer in {GONE, ELSEWHERE} for answer in answers):
+            raise Lost("the view was emptied or set back")
+        self._believed.update(last)
+
+    async def complete(self) -> bool:
+        """Whether all that is in the log now was applied."""
+        ends = await self._consumer.end_offsets(list(self._partitions.values()))
+        places = [await self._consumer.position(partition) for partition in ends]
+        return all(at >= end for at, end in zip(places, ends.values(), strict=True))
+
+    def _changes(self, records: Sequence[Record]) -> Iterable[Change]:
+        if records and records[0].topic.startswith("training."):
+            return (changes.counts(records, self._names),)
+        return [changes.of(record, self._names, self._keys) for record in records]
+
+    def _record(self, message: object) -> Record:
+        return Record(
+            topic=self._topics[getattr(message, "topic", "")],
+            partition=getattr(message, "partition", 0),
+            offset=getattr(message, "offset", 0),
+            timestamp=getattr(message, "timestamp", 0),
+            key=getattr(message, "key", None),
+            value=getattr(message, "value", None),
+            headers=tuple(getattr(message, "headers", ())),
+        )
+
+
+async def follow(settings: Settings, running: Process) -> None:
+    """Keep the view up to date until asked to end."""
+    async with (
+        store.connect(settings) as client,
+        process.reader(settings, TOPICS) as consumer,
+    ):
+        view = View(settings, consumer, client)
+        placed, looked = False, 0.0
+        while not running.stop.is_set():
+            try:
+                if not placed:
+                    await view.resume()
+                    placed = True
+                    running.problem("start")
+                    running.problem("Redis")
+                elif time.monotonic() - looked > LOOK_EVERY:
+                    await view.look()
+                    looked = time.monotonic()
+                await view.poll()
+            except Lost as error:
+                logger.warning("%s; going on from where it is", error)
+                placed = False
+            except TransientError as error:
+                running.problem("Redis", str(error))
+                placed = False
+                await process.pause(running)
+
+
+async def run(settings: Settings) -> int:
+    """Run the view worker; returns the exit status."""
+    return await process.run(settings, "view", lambda running: follow(settings, running))
+
+
+async def rebuild(settings: Settings) -> int:
+    """Empty the view and replay it to the end of the log; returns how many records it took."""
+    async with (
+        store.connect(settings) as client,
+        process.reader(settings, TOPICS) as consumer,
+    ):
+        view = View(settings, consumer, client)
+        await view.clear()
+        await view.resume()
+        count = 0
+        while not await view.complete():
+            count += await view.poll()
+        return count
