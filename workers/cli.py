@@ -1,27 +1,31 @@
-"""The command line: one command, ``nnsec``, tables for people and ``--json`` for programs."""
+"""The command line: one command, ``nnsec``, tables for people and ``--json`` for programs.
+
+Each command is a module of `workers.commands`, imported here, so modules import what takes long
+(torch, scikit-learn, Faust) only when they run: ``nnsec --help`` answers at once.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import sys
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from nnsec import settings as configuration
-from nnsec.adapters.declaration import declare
 from nnsec.errors import ConfigError
-from nnsec.settings import Settings
-from schemas import events
 from schemas.errors import NNSecError
-from schemas.topics import TOPICS
+from workers import embedded
+from workers.commands import schema, stream, topics, up
 
 CONFIG_ERROR = 2
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+STARTERS = frozenset({"demo", "up"})
+"""Commands that start the embedded services; all others use those that run in this folder."""
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 
 
 @app.callback()
@@ -32,46 +36,17 @@ def root(
     ] = None,
 ) -> None:
     """A streaming security monitor for neural networks."""
-    context.obj = configuration.load(config)
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        return  # help must not need a configuration without faults
+    settings = configuration.load(config)
+    starts = context.invoked_subcommand in STARTERS
+    context.obj = settings if starts else embedded.running(settings)
 
 
-@app.command()
-def schema(
-    event: Annotated[str, typer.Argument(help="Name of an event; none lists them.")] = "",
-) -> None:
-    """Print the JSON Schema of an event."""
-    if not event:
-        typer.echo("\n".join(sorted(events.EVENTS)))
-        return
-    typer.echo(json.dumps(events.json_schema(event), indent=2))
-
-
-@app.command()
-def topics(
-    context: typer.Context,
-    create: Annotated[bool, typer.Option("--declare", help="Make what is missing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Show the topics, and make them if asked."""
-    settings: Settings = context.obj
-    logs = asyncio.run(declare(settings, now=datetime.now(UTC))) if create else {}
-    rows = [
-        {
-            "topic": settings.kafka.prefix + topic.name,
-            "writers": list(topic.writers),
-            "key": topic.key,
-            "cleanup": "compact" if topic.compact else "delete",
-            "log": str(logs.get(topic.name, "")),
-        }
-        for topic in TOPICS.values()
-    ]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    table = Table("topic", "written by", "key", "cleanup", "log")
-    for row in rows:
-        table.add_row(*(", ".join(v) if isinstance(v, list) else v for v in row.values()))
-    Console().print(table)
+app.command()(up.up)
+app.command()(stream.stream)
+app.command()(topics.topics)
+app.command()(schema.schema)
 
 
 def main() -> None:
@@ -79,8 +54,15 @@ def main() -> None:
     try:
         app()
     except ConfigError as error:
-        Console(stderr=True).print(f"nnsec: {error}", markup=False, style="red")
-        sys.exit(CONFIG_ERROR)
+        _fail(error, CONFIG_ERROR)
     except NNSecError as error:
-        Console(stderr=True).print(f"nnsec: {error}", markup=False, style="red")
-        sys.exit(1)
+        _fail(error, 1)
+
+
+def _fail(error: NNSecError, status: int) -> None:
+    Console(stderr=True).print(f"nnsec: {error}", markup=False, style="red", soft_wrap=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import socket
 import struct
@@ -12,7 +14,8 @@ from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
 
 from nnsec.errors import ConfigError
 from nnsec.settings import Settings
@@ -21,6 +24,7 @@ EMBEDDED = "embedded"
 HOST = "127.0.0.1"
 _INSTALL = "install nnsec[embedded], or name a real address"
 _ATTEMPTS = 3
+_ADDRESSES = "run/services.json"
 
 
 class Service:
@@ -183,10 +187,18 @@ class Store(Service):
 def resolve(settings: Settings, stack: ExitStack, folder: str | Path = ".nnsec") -> Settings:
     """Start what the settings call ``embedded``, and return them with real addresses.
 
+    The addresses are written to ``run/services.json`` in the folder, where `running` finds them,
+    until the services end.
+
     Parameters
     ----------
     stack:
         Stops the services when it is closed, the broker last.
+
+    Raises
+    ------
+    ConfigError
+        If a service does not start, or another process keeps services in this folder.
 
     Examples
     --------
@@ -197,13 +209,58 @@ def resolve(settings: Settings, stack: ExitStack, folder: str | Path = ".nnsec")
     ...     resolve(given, stack) == given
     True
     """
+    if EMBEDDED not in {settings.kafka.bootstrap_servers, settings.redis.url}:
+        return settings
+    if found := _running(Path(folder)):
+        raise ConfigError(
+            f"process {found['pid']} keeps services running in {folder}; end it first, "
+            "or work in another folder"
+        )
+    started: dict[str, Any] = {"pid": os.getpid()}
     if settings.kafka.bootstrap_servers == EMBEDDED:
-        broker = stack.enter_context(Broker(folder))
-        kafka = settings.kafka.model_copy(update={"bootstrap_servers": broker.url})
-        settings = settings.model_copy(update={"kafka": kafka})
+        started["kafka"] = stack.enter_context(Broker(folder)).url
     if settings.redis.url == EMBEDDED:
-        store = stack.enter_context(Store(folder))
-        redis = settings.redis.model_copy(update={"url": store.url})
+        started["redis"] = stack.enter_context(Store(folder)).url
+    file = Path(folder) / _ADDRESSES
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(started) + "\n", "utf-8")
+    part.replace(file)
+    stack.callback(file.unlink, missing_ok=True)
+    return _with(settings, started)
+
+
+def running(settings: Settings, folder: str | Path = ".nnsec") -> Settings:
+    """Settings with the addresses of services that another process keeps in this folder.
+
+    What is ``embedded`` stays so if nothing runs there; whoever needs it says what to do.
+    """
+    if EMBEDDED not in {settings.kafka.bootstrap_servers, settings.redis.url}:
+        return settings
+    return _with(settings, _running(Path(folder)))
+
+
+def _running(folder: Path) -> dict[str, Any]:
+    """What `resolve` wrote, if all of it answers: after a kill the file is left behind."""
+    try:
+        found: dict[str, Any] = json.loads((folder / _ADDRESSES).read_text("utf-8"))
+        for name in ("kafka", "redis"):
+            if name in found:
+                address = urlsplit(f"//{found[name].removeprefix('redis://')}")
+                place = (address.hostname or "", address.port or 0)
+                socket.create_connection(place, timeout=1.0).close()
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _with(settings: Settings, addresses: dict[str, Any]) -> Settings:
+    """Put addresses in the place of what is embedded."""
+    if settings.kafka.bootstrap_servers == EMBEDDED and "kafka" in addresses:
+        kafka = settings.kafka.model_copy(update={"bootstrap_servers": addresses["kafka"]})
+        settings = settings.model_copy(update={"kafka": kafka})
+    if settings.redis.url == EMBEDDED and "redis" in addresses:
+        redis = settings.redis.model_copy(update={"url": addresses["redis"]})
         settings = settings.model_copy(update={"redis": redis})
     return settings
 

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from nnsec.settings import Settings
-from streams.runtime import run
 
 
 def stream(
@@ -20,6 +19,8 @@ def stream(
     ] = None,
 ) -> None:
     """Run the streams until SIGTERM or Ctrl-C: score, screen, join labels, judge, correlate."""
+    from streams.runtime import run  # torch and Faust: seconds that other commands are spared
+
     settings: Settings = context.obj
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in ("faust", "mode"):  # they tell of every service that starts and stops
