@@ -105,12 +105,18 @@ class Screen(ABC):
         Raises
         ------
         Unsafe
-            If an array is missing or has values that are not finite.
+            If an array is missing, is of another kind or has another number of axes than before
+            `fit`, or has values that are not finite.
         """
         for name in self.fitted:
             array = state.get(name)
             if array is None:
                 raise Unsafe(f"the state of screen {self.reason!r} lacks {name!r}")
+            mine = np.asarray(getattr(self, name))
+            if array.dtype != mine.dtype or array.ndim != mine.ndim:
+                raise Unsafe(
+                    f"{name!r} of screen {self.reason!r} is no {mine.dtype} array as it was"
+                )
             if not np.isfinite(array).all():
                 raise Unsafe(f"{name!r} of screen {self.reason!r} has values that are not finite")
             setattr(self, name, array)

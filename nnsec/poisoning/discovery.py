@@ -70,6 +70,3 @@ def make(name: str, geometry: Geometry) -> Screen:
     if name not in found():
         raise ConfigError(f"there is no screen {name!r}; there are {', '.join(names())}")
     return found()[name](geometry)
-
-
-

@@ -35,8 +35,11 @@ class Excess:
 
     def score(self, figures: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N,) ≥ 0; larger is more suspicious."""
-        above = np.maximum((figures - self.usual) / self.spread, 0.0)
-        return np.asarray(np.sqrt((above**2).sum(axis=1)))
+        return np.asarray(np.sqrt((self.above(figures) ** 2).sum(axis=1)))
+
+    def above(self, figures: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N, screens) by how much each figure exceeds the usual, 0 where it does not."""
+        return np.asarray(np.maximum((figures - self.usual) / self.spread, 0.0))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All of it, as arrays."""

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from nnsec.poisoning.base import Reference, SampleScreen
 from nnsec.poisoning.samples import Geometry, Samples
+from nnsec.poisoning.tiles import tiled
 
 NEIGHBOURS = 5
 """Neighbours whose mean distance counts: one alone may be odd itself."""
 MAX_KNOWN = 4096
 """Reference samples compared with; more cost time and hardly change the distances."""
 SHRINKAGE = 0.1
-CHUNK = 1024
 FLOOR = 1e-6
 
 
@@ -54,23 +54,14 @@ class LabelDisagreement(SampleScreen):
 
     def score(self, samples: Samples) -> NDArray[np.float64]:
         """(N,) log(d_own / d_other)."""
-        parts = [
-            self._ratio(samples.features[k : k + CHUNK], samples.labels[k : k + CHUNK])
-            for k in range(0, len(samples), CHUNK)
-        ]
-        return np.concatenate(parts)
+        return tiled(self._ratio, samples.features, samples.labels)
 
     def neighbour_labels(self, samples: Samples) -> NDArray[np.int64]:
         """(N,) the label of each sample's nearest known sample."""
-        parts = [
-            self.labels[self._distances(samples.features[k : k + CHUNK]).argmin(1)]
-            for k in range(0, len(samples), CHUNK)
-        ]
-        return np.concatenate(parts)
+        return tiled(lambda part: self.labels[self._distances(part).argmin(1)], samples.features)
 
     def _distances(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """(N, known) squared."""
-        # One row at a time in the product, so that a row's figure does not depend on the others.
         here = np.asarray(features @ self.axes, np.float64)
         known = self.known.astype(np.float64)
         square = (here**2).sum(1)[:, None] + (known**2).sum(1)[None, :] - 2 * here @ known.T
@@ -115,7 +106,9 @@ def discriminants(
     return np.asarray(whitening @ kept.T, np.float32)
 
 
-def _mean_nearest(distances: NDArray[np.float64], allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _mean_nearest(
+    distances: NDArray[np.float64], allowed: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     """(N,) mean over the nearest allowed columns; where none is, the largest distance there is."""
     count = min(NEIGHBOURS, distances.shape[1])
     masked = np.where(allowed, distances, np.inf)

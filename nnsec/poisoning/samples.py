@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nnsec.poisoning.tiles import tiled
+
 SIGNATURE = 24
 """Numbers in a signature: enough that distances between signatures follow those of the inputs."""
 LEVELS = 4
@@ -102,16 +104,10 @@ class Geometry:
 
         Source: Achlioptas, "Database-friendly random projections" (2003).
         """
-        signs = _signs(self.size)
-        reach = 2 * np.sqrt(self.size / SIGNATURE)
-        centred = scaled - np.float32(0.5)
-        projected = centred @ signs / np.float32(np.sqrt(SIGNATURE)) * np.float32(127 / reach)
+        signs = _signs(self.size) / np.float32(np.sqrt(SIGNATURE))
+        signs *= np.float32(127 / (2 * np.sqrt(self.size / SIGNATURE)))
+        projected = tiled(lambda part: (part - np.float32(0.5)) @ signs, scaled)
         return np.clip(np.rint(projected), -127, 127).astype(np.int8)
-
-    @property
-    def step(self) -> float:
-        """Distance between inputs (root of summed squares, scaled) per unit of a signature."""
-        return float(2 * np.sqrt(self.size / SIGNATURE) / 127)
 
     def reduce(self, scaled: NDArray[np.float32], width: int) -> NDArray[np.float32]:
         """(N, at most about width) averages: over blocks of pixels, or over runs of values."""
@@ -138,7 +134,7 @@ class Geometry:
         code = np.zeros((len(scaled), rows, columns), np.uint8)
         for row in (0, 1):
             for column in (0, 1):
-                part = levels[:, row :: step, column :: step][:, :rows, :columns]
+                part = levels[:, row::step, column::step][:, :rows, :columns]
                 code = code * np.uint8(LEVELS) + part
         return code.reshape(len(scaled), -1)
 
@@ -168,7 +164,7 @@ class Samples:
     Parameters
     ----------
     x:
-        (N, \\*shape) in the wire dtype.
+        (N, *shape) in the wire dtype.
     scaled:
         (N, D) float32 in [0, 1].
     labels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,90 +13,22 @@ from nnsec.calibration import Calibration, rank_p_value
 from nnsec.errors import Unsafe
 from nnsec.network import Network
 from nnsec.poisoning import discovery
-from nnsec.poisoning.base import Finding, Pattern, Reference, SampleScreen, WindowScreen, remember
+from nnsec.poisoning.base import Finding, Reference, SampleScreen, Screen, WindowScreen, remember
 from nnsec.poisoning.excess import Excess
 from nnsec.poisoning.label_disagreement import LabelDisagreement
 from nnsec.poisoning.samples import Geometry, Samples
+from nnsec.poisoning.sheet import Rated, Screened, Sheet
 from nnsec.poisoning.strictness import strict
 from nnsec.poisoning.window import SourceWindow
 from nnsec.splits import Splits
 
 LARGEST = 1e12
+"""Stands for a figure that is not finite: the most suspicious there is."""
 REPEATS = ("duplicate", "near_duplicate")
-CHUNK = 4096
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Screened:
-    """What a batch of samples shows by itself, whoever sent it; N rows, D sample screens.
-
-    Parameters
-    ----------
-    score:
-        (N,) float32, fused.
-    p_value:
-        (N,) float32 in (0, 1].
-    level:
-        (N,) uint8, thresholds that the score exceeds, 0 to 5.
-    raw:
-        (N, D) the screens' own figures.
-    p_values:
-        (N, D) of each; they explain, and are not fused.
-    neighbour_label:
-        (N,) int64, the label of the nearest known sample in feature space.
-    prepared:
-        For each window screen what it needs of the batch.
-    """
-
-    samples: Samples
-    score: NDArray[np.float32]
-    p_value: NDArray[np.float32]
-    level: NDArray[np.uint8]
-    raw: NDArray[np.float64]
-    p_values: NDArray[np.float64]
-    neighbour_label: NDArray[np.int64]
-    prepared: tuple[NDArray[np.float64], ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rated:
-    """The outcome of samples of one source; N rows, R reasons in the order of ``names``.
-
-    Parameters
-    ----------
-    names:
-        All reasons there are.
-    quarantined:
-        (N,) bool.
-    reasons:
-        (N,) uint16: bit i for reason i. Accepted samples may have reasons that are only told.
-    figures, thresholds:
-        (N, R) float64, 0 where the reason's bit is not set.
-    score, p_value, level, neighbour_label, fingerprint:
-        (N,) as in `Screened`; the level of a sample with a trigger is the highest.
-    patterns:
-        For each sample the trigger that it bears, or None.
-    """
-
-    names: tuple[str, ...]
-    quarantined: NDArray[np.bool_]
-    reasons: NDArray[np.uint16]
-    figures: NDArray[np.float64]
-    thresholds: NDArray[np.float64]
-    score: NDArray[np.float32]
-    p_value: NDArray[np.float32]
-    level: NDArray[np.uint8]
-    neighbour_label: NDArray[np.int64]
-    fingerprint: NDArray[np.uint64]
-    patterns: tuple[Pattern | None, ...]
-
-    def __len__(self) -> int:
-        return len(self.reasons)
-
-    def named(self, row: int) -> tuple[str, ...]:
-        """The reasons of one sample."""
-        bits = int(self.reasons[row])
-        return tuple(name for bit, name in enumerate(self.names) if bits >> bit & 1)
+"""Samples with these reasons are no evidence of a trigger: they show one thing, not several."""
+TRIED = 40
+"""Samples in a window from which on every screen has something to say."""
+CHUNK = 1024
 
 
 class ScreenSuite:
@@ -120,7 +51,7 @@ class ScreenSuite:
     def __init__(
         self,
         network: Network,
-        screens: Sequence[SampleScreen | WindowScreen],
+        screens: Sequence[Screen],
         excess: Excess,
         calibration: Calibration,
         columns: NDArray[np.float64],
@@ -133,8 +64,8 @@ class ScreenSuite:
         self.calibration = calibration
         self.columns = columns
         self.names = discovery.reasons()
-        self._bit = {name: bit for bit, name in enumerate(self.names)}
-        self._rates = calibration.rates
+        self._neighbours = _neighbours(self.singly)
+        self._rates, self._taus = calibration.rates, calibration.thresholds
 
     @property
     def levels(self) -> Levels:
@@ -159,7 +90,7 @@ class ScreenSuite:
         network:
             The model.
         x:
-            (n, \\*shape) clean inputs in the wire dtype, changed as honest ones are.
+            (n, *shape) clean inputs in the wire dtype, changed as honest ones are.
         y:
             (n,) their labels.
         splits:
@@ -179,6 +110,8 @@ class ScreenSuite:
         screens = [discovery.make(name, geometry) for name in discovery.names()]
         for screen in screens:
             screen.fit(reference)
+            # As a checkpoint gives it back: the order of an array in memory moves last digits.
+            screen.restore(_packed(screen.state()))
         singly = [screen for screen in screens if isinstance(screen, SampleScreen)]
         excess = Excess.fit(_figures(singly, fit))
         raw = _figures(singly, fresh)
@@ -193,7 +126,7 @@ class ScreenSuite:
         Parameters
         ----------
         x:
-            (N, \\*shape) in the wire dtype and range.
+            (N, *shape) in the wire dtype and range.
         labels:
             (N,) in [0, classes).
         features:
@@ -235,18 +168,43 @@ class ScreenSuite:
             Of the record in its partition.
         """
         window.rewind(offset)
-        sheet = _Sheet(screened, rows, self.names)
+        sheet = Sheet(screened, rows, self.names)
         for number, row in enumerate(rows):
             stern = strict(window, self._rates)
             level = int(screened.level[row])
-            if screened.p_value[row] <= self.calibration.alpha or (stern and level >= stern):
-                self._explain(sheet, number, row)
-            self._look_back(sheet, number, row, window)
+            if stern and level >= stern:
+                self._explain(sheet, number, screened.raw[row], float(self._taus[-stern]))
+            elif screened.p_value[row] <= self.calibration.alpha:
+                self._explain(sheet, number, screened.raw[row], self._bound)
+            for screen, prepared in zip(self.windowed, screened.prepared, strict=True):
+                finding = screen.judge(screened.samples, row, prepared, window)
+                if finding is not None:
+                    sheet.add(number, screen.reason, finding)
             remember(
                 window, screened.samples, row, offset=offset, number=number,
-                level=level, repeated=bool(int(sheet.reasons[number]) & self._repeats),
+                level=level, repeated=sheet.has(number, REPEATS),
             )  # fmt: skip
         return sheet.rated()
+
+    @property
+    def _bound(self) -> float:
+        """The largest fused figure that passes the usual threshold."""
+        scores, alpha = self.calibration.scores, self.calibration.alpha
+        rank = int(alpha * (len(scores) + 1) + 1e-9)
+        return float(scores[len(scores) - rank]) if rank else float(scores[-1])
+
+    def _explain(self, sheet: Sheet, number: int, raw: NDArray[np.float64], bound: float) -> None:
+        """Quarantine a sample for what most of its fused figure comes from.
+
+        A reason's threshold is what its figure would have to be for the sample to pass, all other
+        figures being as they are.
+        """
+        above = self.excess.above(raw[None])[0] ** 2
+        for index in np.flatnonzero(above >= above.max() / 2):
+            room = np.sqrt(max(bound**2 - (above.sum() - above[index]), 0.0))
+            passes = self.excess.usual[index] + self.excess.spread[index] * room
+            finding = Finding(float(raw[index]), float(passes))
+            sheet.add(number, self.singly[index].reason, finding)
 
     def rate(
         self,
@@ -274,7 +232,7 @@ class ScreenSuite:
         for screen in (*self.singly, *self.windowed):
             for name, array in screen.state().items():
                 arrays[f"screen.{screen.reason}.{name}"] = array
-        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        return _packed(arrays)
 
     @classmethod
     def from_state(cls, network: Network, state: Mapping[str, NDArray[Any]]) -> ScreenSuite:
@@ -305,15 +263,56 @@ class ScreenSuite:
         return suite
 
     def try_out(self) -> None:
-        """Screen one black input, so that arrays that do not fit the model are refused early.
+        """Screen black inputs of every class, so that arrays that do not fit are refused early.
 
         Raises
         ------
         Unsafe
             If a screen cannot.
         """
-        low = np.full((1, *self.geometry.shape), self.geometry.low, self.network.input.dtype)
+        labels = np.concatenate([np.zeros(TRIED, np.int64), np.arange(self.network.classes)])
+        shape = (len(labels), *self.geometry.shape)
+        low = np.full(shape, self.geometry.low, self.network.input.dtype)
         try:
-            self.rate(low, [0], None, self.window())
-        except (ValueError, IndexError, TypeError) as error:
+            self.rate(low, labels, None, self.window())
+        except (ValueError, IndexError, TypeError, ArithmeticError) as error:
             raise Unsafe(f"the fitted screens do not fit the model: {error}") from error
+
+
+def _geometry(network: Network) -> Geometry:
+    low, high = network.input.range
+    return Geometry(network.input.shape, low, high)
+
+
+def _features(network: Network, x: NDArray[Any]) -> NDArray[np.float32]:
+    """(n, F) of any number of inputs."""
+    parts = [network.forward(x[k : k + CHUNK]).features for k in range(0, len(x), CHUNK)]
+    return np.concatenate([part.cpu().numpy() for part in parts])
+
+
+def _figures(screens: Sequence[SampleScreen], samples: Samples) -> NDArray[np.float64]:
+    """(n, D) finite."""
+    columns = np.stack([screen.score(samples) for screen in screens], axis=1)
+    return np.nan_to_num(columns, nan=LARGEST, posinf=LARGEST, neginf=-LARGEST)
+
+
+def _fuse(excess: Excess, raw: NDArray[np.float64]) -> NDArray[np.float32]:
+    """In single precision from the start: what is published is what was compared."""
+    return np.minimum(excess.score(raw), LARGEST).astype(np.float32)
+
+
+def _neighbours(screens: Sequence[SampleScreen]) -> LabelDisagreement:
+    found = [screen for screen in screens if isinstance(screen, LabelDisagreement)]
+    if not found:
+        raise Unsafe("the fitted screens lack 'label_disagreement', which every summary needs")
+    return found[0]
+
+
+def _packed(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name: np.array(array, order="C") for name, array in arrays.items()}
+
+
+def _under(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {
+        name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)
+    }
