@@ -114,9 +114,7 @@ class Screen(ABC):
                 raise Unsafe(f"the state of screen {self.reason!r} lacks {name!r}")
             mine = np.asarray(getattr(self, name))
             if array.dtype != mine.dtype or array.ndim != mine.ndim:
-                raise Unsafe(
-                    f"{name!r} of screen {self.reason!r} is no {mine.dtype} array as it was"
-                )
+                raise Unsafe(f"{name!r} of screen {self.reason!r} is no array as it gave")
             if not np.isfinite(array).all():
                 raise Unsafe(f"{name!r} of screen {self.reason!r} has values that are not finite")
             setattr(self, name, array)

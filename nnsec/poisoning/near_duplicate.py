@@ -52,7 +52,7 @@ class NearDuplicate(WindowScreen):
             other = self.labels[None, :] != samples.labels[part, None]
             square = _squares(samples.signatures[part], self.known)
             parts.append(np.where(other, square, np.inf).min(1, initial=np.inf))
-        return np.sqrt(np.concatenate(parts))[:, None]
+        return np.asarray(np.sqrt(np.concatenate(parts))[:, None])
 
     def judge(
         self, samples: Samples, row: int, prepared: NDArray[np.float64], window: SourceWindow
@@ -74,7 +74,7 @@ def _squares(a: NDArray[np.int8], b: NDArray[np.int8]) -> NDArray[np.float64]:
     """(len(a), len(b)) squared distances; exact, for all numbers are small integers."""
     left, right = a.astype(np.float32), b.astype(np.float32)
     square = (left**2).sum(1)[:, None] + (right**2).sum(1)[None, :] - 2 * left @ right.T
-    return square.astype(np.float64)
+    return np.asarray(square, np.float64)
 
 
 def _nearest(

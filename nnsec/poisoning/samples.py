@@ -97,7 +97,7 @@ class Geometry:
         """(N, D) float32 in [0, 1]: the inputs of either dtype, flattened."""
         flat = np.asarray(x, np.float32).reshape(-1, self.size)
         span = self.high - self.low
-        return np.clip((flat - np.float32(self.low)) / np.float32(span), 0, 1)
+        return np.asarray(np.clip((flat - np.float32(self.low)) / np.float32(span), 0, 1))
 
     def signatures(self, scaled: NDArray[np.float32]) -> NDArray[np.int8]:
         """(N, 24) int8: a fixed random projection, so that near inputs have near signatures.
@@ -107,7 +107,7 @@ class Geometry:
         signs = _signs(self.size) / np.float32(np.sqrt(SIGNATURE))
         signs *= np.float32(127 / (2 * np.sqrt(self.size / SIGNATURE)))
         projected = tiled(lambda part: (part - np.float32(0.5)) @ signs, scaled)
-        return np.clip(np.rint(projected), -127, 127).astype(np.int8)
+        return np.asarray(np.clip(np.rint(projected), -127, 127), np.int8)
 
     def reduce(self, scaled: NDArray[np.float32], width: int) -> NDArray[np.float32]:
         """(N, at most about width) averages: over blocks of pixels, or over runs of values."""

@@ -226,7 +226,10 @@ class ScreenSuite:
     def state(self) -> dict[str, NDArray[Any]]:
         """All but the model, as arrays with dotted names."""
         listed = ",".join(screen.reason for screen in (*self.singly, *self.windowed))
-        arrays = {"screens": np.frombuffer(listed.encode(), np.uint8), "columns": self.columns}
+        arrays: dict[str, NDArray[Any]] = {
+            "screens": np.frombuffer(listed.encode(), np.uint8),
+            "columns": self.columns,
+        }
         for prefix, part in (("excess", self.excess), ("calibration", self.calibration)):
             arrays |= {f"{prefix}.{name}": array for name, array in part.state().items()}
         for screen in (*self.singly, *self.windowed):

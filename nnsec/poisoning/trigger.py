@@ -101,11 +101,11 @@ class Trigger(WindowScreen):
         pooled = self.counts.sum(0, dtype=np.int64)
         overall = (pooled[places, samples.codes] + 1) / (pooled[0].sum() + 2)
         if len(self.counts) == 1:
-            return np.minimum(KAPPA * overall, 1.0)
+            return np.asarray(np.minimum(KAPPA * overall, 1.0))
         labels = samples.labels[:, None]
         own = self.counts[labels, places, samples.codes]
         total = self.counts[:, 0].sum(1, dtype=np.int64)[labels]
-        return np.minimum(KAPPA * (own + PRIOR * overall) / (total + PRIOR), 1.0)
+        return np.asarray(np.minimum(KAPPA * (own + PRIOR * overall) / (total + PRIOR), 1.0))
 
     def judge(
         self, samples: Samples, row: int, prepared: NDArray[np.float64], window: SourceWindow
