@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 from uuid import uuid4
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
@@ -155,19 +154,18 @@ def open_record(
 ) -> Opened | Skipped:  # fmt: skip
     """Do what inference inputs and training samples have in common; see `decode_request`."""
     also = "" if identity_header == "key" else identity_header
-    known = record_headers.read(headers, limit=limits.headers, also=also)
+    found = record_headers.read(headers, limit=limits.headers, also=also)
+    event = cloudevents.unwrap(value, found, size=limits.bytes, depth=limits.depth)
+    known, body = event.known, event.body
     time = check_event(known)
-    body = tensors.split(
-        value, known.get("content-type", "application/json"),
-        known.get("inference-header-content-length"), size=limits.bytes, depth=limits.depth,
-    )  # fmt: skip
     if known.get("ce_type", "").endswith(".inference.response"):
         if "outputs" in body.fields and "inputs" not in body.fields:
             return Skipped()
         raise SchemaError("a response has outputs and no inputs", field="ce_type")
     expected = choose_model(body.fields, known, models, default_model)
     arrays = tensors.read(body, max_rows=limits.rows)
-    encoding: Literal["json", "binary"] = "json" if body.binary is None else "binary"
+    plain = event.structured or body.binary is None
+    encoding: Literal["json", "binary"] = "json" if plain else "binary"
     return Opened(body.fields, known, time, expected, encoding, arrays)
 
 

@@ -16,7 +16,7 @@ from nnsec.settings import Settings
 from streams import metrics
 from streams.agent import Agent
 from streams.intake import Batch, Intake, Where
-from streams.poison import dead_letter
+from streams.poison import dead_letter, error_class
 
 ATTEMPTS = 3
 """How often a record that is alone in its batch is tried before it becomes a dead letter."""
@@ -193,13 +193,14 @@ class Delivery:
         logger.error("%s: %s cannot pass", self.agent.role, where, exc_info=error)
         letter = dead_letter(self._settings, self._logs, record, error, attempts)
         await self._send([letter], stale)
-        metrics.DEAD_LETTERS.labels(self.agent.role, type(error).__name__).inc()
 
     async def _send(self, outs: Sequence[Out], stale: Callable[[], bool]) -> None:
         if outs and not await self._publish(*outs, stale=stale):
             raise Abandoned
         for out in outs:
             metrics.OUTPUTS.labels(self.agent.role, out.topic).inc()
+            if out.topic == "dead-letters":
+                metrics.DEAD_LETTERS.labels(self.agent.role, error_class(out)).inc()
 
     async def _wait(self, what: str, error: Exception) -> None:
         """Say so the first time, then wait longer each time."""

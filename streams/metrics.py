@@ -6,7 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 RECORDS = Counter("nnsec_records", "Records read", ["role"])
 OUTPUTS = Counter("nnsec_outputs", "Records published", ["role", "topic"])
-DEAD_LETTERS = Counter("nnsec_dead_letters", "Records that could not pass", ["role", "error"])
+DEAD_LETTERS = Counter("nnsec_dead_letters", "Records that could not pass", ["role", "error_class"])
 RETRIES = Counter("nnsec_retries", "Batches tried again", ["role", "error"])
 BATCH_SECONDS = Histogram(
     "nnsec_batch_seconds", "From taking a batch to the acknowledgement of its outputs", ["role"],

@@ -31,6 +31,12 @@ def dead_letter(
     return Out("dead-letters", value, key, headers, timestamp=record.timestamp)
 
 
+def error_class(letter: Out) -> str:
+    """The published class of what is wrong with a record."""
+    found = dict(letter.headers).get("nnsec-error-class")
+    return (found or b"").decode()
+
+
 def _named(error: Exception) -> SchemaError:
     """Give any error a published class and a field."""
     if isinstance(error, SchemaError):

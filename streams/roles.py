@@ -9,6 +9,7 @@ from nnsec.errors import ConfigError
 from streams.agent import Agent, Context
 
 ROLES = {
+    "score": "streams.score:ScoreAgent",
     "evidence": "streams.evidence:EvidenceAgent",
     "correlate": "streams.correlate:CorrelateAgent",
 }

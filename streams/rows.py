@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,5 +94,5 @@ def verdicts(flag: NDArray[np.bool_]) -> list[str]:
     return ["flag" if one else "allow" for one in flag]
 
 
-def _columns(scored: Scored) -> tuple[NDArray[np.generic], ...]:
+def _columns(scored: Scored) -> tuple[Any, ...]:
     return tuple(getattr(scored, field.name) for field in dataclasses.fields(scored))

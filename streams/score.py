@@ -16,12 +16,12 @@ from nnsec.errors import SchemaError, TransientError
 from nnsec.settings import Settings
 from nnsec.suite import Scored, Suite
 from schemas.base import from_millis
-from schemas.dead_letter import dead_letter
 from schemas.headers import event_headers
 from schemas.inference import Expected, Request, Skipped, decode_request
 from schemas.score import encode_score
 from schemas.summary import Summary
 from streams.agent import Context
+from streams.poison import dead_letter
 from streams.rows import join, pack, split, verdicts
 
 INPUTS = "inference.inputs"
@@ -32,7 +32,6 @@ FORWARD_ROWS = 16_384
 
 SKIPPED = Counter("nnsec_skipped", "Responses among the inputs, which are not inputs", ["topic"])
 SCORED = Counter("nnsec_scored_rows", "Rows scored", ["model"])
-DEAD = Counter("nnsec_dead_letters", "Records that could not pass", ["topic", "error_class"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +115,13 @@ class ScoreAgent:
                 identity_header=kafka.identity_header,
             )  # fmt: skip
         except SchemaError as error:
-            DEAD.labels(record.topic, error.error_class).inc()
-            return self._dead(record, error)
+            return dead_letter(
+                self._context.settings, self._context.logs, record, error, attempts=1
+            )
         if isinstance(found, Skipped):
             SKIPPED.labels(record.topic).inc()
             return None
         return found
-
-    def _dead(self, record: Record, error: SchemaError) -> Out:
-        key, value, headers = dead_letter(
-            record.key, record.value, record.headers, log=self._context.logs[record.topic],
-            topic=record.topic, partition=record.partition, offset=record.offset,
-            timestamp=record.timestamp, error=error, attempts=1,
-            limit=self._limit,
-        )  # fmt: skip
-        return Out("dead-letters", value, key, headers)
 
     def _serving(self, model: str) -> tuple[int, Suite]:
         active = self._context.control.active(model)
