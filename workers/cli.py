@@ -16,7 +16,7 @@ from nnsec import settings as configuration
 from nnsec.errors import ConfigError
 from schemas.errors import NNSecError
 from workers import embedded
-from workers.commands import schema, stream, topics, up
+from workers.commands import alerts, schema, send, stream, topics, up
 
 CONFIG_ERROR = 2
 STARTERS = frozenset({"demo", "up"})
@@ -45,6 +45,8 @@ def root(
 
 app.command()(up.up)
 app.command()(stream.stream)
+app.add_typer(send.app, name="send")
+app.command()(alerts.alerts)
 app.command()(topics.topics)
 app.command()(schema.schema)
 

@@ -1,0 +1,304 @@
+"""``nnsec send``: inputs, training samples and labels from a file or a known data set."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nnsec.adapters.clients import outage
+from nnsec.adapters.declaration import declare
+from nnsec.adapters.publisher import publisher
+from nnsec.adapters.records import Out
+from nnsec.errors import ConfigError
+from nnsec.settings import Settings
+from schemas.inference import encode_request
+from schemas.label import Label
+from schemas.training import encode_sample
+
+MOST_AT_ONCE = 256
+"""Records that are sent before their acknowledgements are waited for."""
+PACE_SECONDS = 0.05
+"""With a rate, about this much is sent at once."""
+
+app = typer.Typer(no_args_is_help=True)
+
+File = Annotated[
+    Path | None, typer.Argument(help="npz with x, and y where labels are sent.", show_default=False)
+]
+DatasetName = Annotated[str, typer.Option("--dataset", help="digits or mnist, in place of a file.")]
+Folder = Annotated[Path | None, typer.Option("--data", help="Folder of mnist.npz.")]
+Model = Annotated[str, typer.Option("--model", help="Default: the one that is configured.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Rows in a record.")]
+Rate = Annotated[float, typer.Option("--rate", min=0, help="Rows a second; 0 for no limit.")]
+Limit = Annotated[int, typer.Option("--limit", min=0, help="Rows to send; 0 for all.")]
+Ids = Annotated[str, typer.Option("--ids", help="Records are called IDS-0, IDS-1, …")]
+Encoding = Annotated[str, typer.Option("--encoding", help="binary or json.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Say what was sent as JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What is to be sent: x (n, *shape), and y (n,) or none."""
+
+    x: NDArray[Any]
+    y: NDArray[np.integer] | None
+
+    def labels(self) -> NDArray[np.integer]:
+        """The labels, where they are needed.
+
+        Raises
+        ------
+        ConfigError
+            If there are none.
+        """
+        if self.y is None:
+            raise ConfigError("labels are needed: an array y of one whole number for each row")
+        return self.y
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Rows cut into records."""
+
+    rows: int
+    size: int
+
+    def __iter__(self) -> Iterator[tuple[int, slice]]:
+        for number, start in enumerate(range(0, self.rows, self.size)):
+            yield number, slice(start, min(start + self.size, self.rows))
+
+
+@app.callback()
+def send() -> None:
+    """Send inputs, training samples or labels, and wait until all are acknowledged."""
+
+
+@app.command()
+def inputs(
+    context: typer.Context,
+    file: File = None,
+    dataset: DatasetName = "",
+    data: Folder = None,
+    model: Model = "",
+    client: Annotated[str, typer.Option(help="Who sends them.")] = "nnsec-send",
+    batch: Batch = 1,
+    rate: Rate = 0.0,
+    limit: Limit = 0,
+    ids: Ids = "",
+    encoding: Encoding = "binary",
+    as_json: AsJson = False,
+) -> None:
+    """Send inputs to be scored."""
+    settings: Settings = context.obj
+    found, name, ids = read(file, dataset, data, limit), choose(settings, model), ids or _ids()
+    how = _encoding(encoding)
+
+    def outs() -> Iterator[tuple[int, Out]]:
+        for number, rows in Batches(len(found.x), batch):
+            x = found.x[rows]
+            value, headers = encode_request(
+                model=name, x=x, id=f"{ids}-{number}", client=client, encoding=how
+            )
+            yield len(x), Out("inference.inputs", value, client.encode(), headers)
+
+    _run(settings, outs(), len(found.x), rate=rate, ids=ids, as_json=as_json)
+
+
+@app.command()
+def samples(
+    context: typer.Context,
+    file: File = None,
+    dataset: DatasetName = "",
+    data: Folder = None,
+    model: Model = "",
+    source: Annotated[str, typer.Option(help="Where they come from.")] = "nnsec-send",
+    batch: Batch = 1,
+    rate: Rate = 0.0,
+    limit: Limit = 0,
+    ids: Ids = "",
+    encoding: Encoding = "binary",
+    as_json: AsJson = False,
+) -> None:
+    """Send training samples to be screened."""
+    settings: Settings = context.obj
+    found, name, ids = read(file, dataset, data, limit), choose(settings, model), ids or _ids()
+    labels, how = found.labels(), _encoding(encoding)
+
+    def outs() -> Iterator[tuple[int, Out]]:
+        for number, rows in Batches(len(found.x), batch):
+            x = found.x[rows]
+            value, headers = encode_sample(
+                model=name, x=x, y=labels[rows], source=source, id=f"{ids}-{number}", encoding=how
+            )
+            yield len(x), Out("training.samples", value, source.encode(), headers)
+
+    _run(settings, outs(), len(found.x), rate=rate, ids=ids, as_json=as_json)
+
+
+@app.command()
+def labels(
+    context: typer.Context,
+    ids: Annotated[str, typer.Option("--ids", help="What `send inputs` called its records.")],
+    file: File = None,
+    dataset: DatasetName = "",
+    data: Folder = None,
+    batch: Batch = 1,
+    rate: Rate = 0.0,
+    limit: Limit = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Send the labels of inputs that were sent before, from the same data with the same --batch."""
+    settings: Settings = context.obj
+    found = read(file, dataset, data, limit)
+    truth = found.labels()
+
+    def outs() -> Iterator[tuple[int, Out]]:
+        for number, rows in Batches(len(truth), batch):
+            name = f"{ids}-{number}"
+            for row, label in enumerate(truth[rows].tolist()):
+                yield 1, Out("labels", Label(id=name, row=row, label=label).encode(), name.encode())
+
+    _run(settings, outs(), len(truth), rate=rate, ids=ids, as_json=as_json)
+
+
+def read(file: Path | None, dataset: str, folder: Path | None, limit: int) -> Data:
+    """Read what is to be sent.
+
+    Parameters
+    ----------
+    limit:
+        Most rows; 0 for all.
+
+    Raises
+    ------
+    ConfigError
+        If neither or both are named, or the file is not such.
+    """
+    if bool(file) == bool(dataset):
+        raise ConfigError("name a file (npz with x and y) or --dataset, and not both")
+    if file is not None:
+        found = _read_file(file)
+    else:
+        from nnsec import datasets  # scikit-learn takes a second to import
+
+        known = datasets.load(dataset, folder)
+        found = Data(known.x, known.y)
+    count = limit or len(found.x)
+    return Data(found.x[:count], None if found.y is None else found.y[:count])
+
+
+def _read_file(file: Path) -> Data:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            x, y = arrays["x"], arrays["y"] if "y" in arrays.files else None
+    except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"{file} is no npz file with an array x: {error}; write it with numpy.savez"
+        ) from error
+    if x.ndim < 2 or not len(x) or x.dtype.name not in {"uint8", "float32"}:
+        raise ConfigError(
+            f"{file}: x is {x.dtype} {list(x.shape)}; inputs are uint8 or float32, (n, *shape)"
+        )
+    if y is not None and (y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer)):
+        raise ConfigError(f"{file}: y is {y.dtype} {list(y.shape)}; {len(x)} integers are needed")
+    return Data(x, y)
+
+
+def choose(settings: Settings, model: str) -> str:
+    """The model that is meant.
+
+    Raises
+    ------
+    ConfigError
+        If none is named, and not just one is configured.
+    """
+    if model or settings.kafka.default_model:
+        return model or settings.kafka.default_model
+    if len(settings.models) == 1:
+        return next(iter(settings.models))
+    there = ", ".join(sorted(settings.models)) or "none"
+    raise ConfigError(f"name the model with --model; configured are: {there}")
+
+
+def _encoding(text: str) -> Literal["json", "binary"]:
+    if text == "json":
+        return "json"
+    if text == "binary":
+        return "binary"
+    raise ConfigError(f"no encoding {text!r}; there are binary and json")
+
+
+def _ids() -> str:
+    return uuid4().hex[:8]
+
+
+def _run(
+    settings: Settings, outs: Iterator[tuple[int, Out]], rows: int, *, rate: float, ids: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    outage.listen()
+    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=as_json, transient=True) as bar:
+        task = bar.add_task("sending", total=rows)
+        records, seconds = asyncio.run(
+            publish_all(settings, outs, rate=rate, done=lambda count: bar.advance(task, count))
+        )
+    said = {"rows": rows, "records": records, "seconds": round(seconds, 3), "ids": ids}
+    if as_json:
+        typer.echo(json.dumps(said))
+    else:
+        typer.echo(
+            f"sent {rows} rows in {records} records in {seconds:.1f} s, all acknowledged; "
+            f"they are called {ids}-0 to {ids}-…"
+        )
+
+
+async def publish_all(
+    settings: Settings, outs: Iterator[tuple[int, Out]], *, rate: float,
+    done: Callable[[int], object],
+) -> tuple[int, float]:  # fmt: skip
+    """Publish records, each with the number of its rows, and wait for their acknowledgements.
+
+    Parameters
+    ----------
+    rate:
+        Rows a second; 0 for as fast as the broker acknowledges.
+    done:
+        Called with the number of rows that were acknowledged.
+
+    Returns
+    -------
+    tuple
+        The number of records, and seconds.
+    """
+    await declare(settings, now=datetime.now(UTC))
+    loop = asyncio.get_running_loop()
+    begun, records, rows = loop.time(), 0, 0
+    async with publisher(settings) as publish:
+        while chunk := list(islice(outs, _at_once(rate, rows / records if records else 1.0))):
+            await publish(*(out for _, out in chunk))
+            count = sum(rows for rows, _ in chunk)
+            records, rows = records + len(chunk), rows + count
+            done(count)
+            if rate:
+                await asyncio.sleep(max(0.0, begun + rows / rate - loop.time()))
+    return records, loop.time() - begun
+
+
+def _at_once(rate: float, rows: float) -> int:
+    """How many records of so many rows go out together."""
+    return max(1, min(MOST_AT_ONCE, int(rate * PACE_SECONDS / rows))) if rate else MOST_AT_ONCE
