@@ -38,7 +38,9 @@ def read(headers: Headers, *, limit: int, also: str = "") -> Mapping[str, str]:
         For too many, a known one twice, null, or not UTF-8; the field is its name.
     """
     if len(headers) > limit:
-        raise SchemaError(f"{len(headers)} headers; at most {limit}", field="headers")
+        raise SchemaError(
+            f"{len(headers)} headers; at most {limit}", field="headers", error_class="TooLarge"
+        )
     found: dict[str, str] = {}
     for name, value in headers:
         lower = name.lower()
