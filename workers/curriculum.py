@@ -13,10 +13,22 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from schemas.training import Outcome
 
+from nnsec.adapters.records import Record
+from nnsec.checkpoints import revoked_positions
 from nnsec.checkpoints.manifest import Learned, Manifest
 from nnsec.checkpoints.provenance import SAMPLES, Batch, Position, batch
+from nnsec.errors import SchemaError, TrustError
+from nnsec.trust.commands import open_command
+from nnsec.trust.keys import PublicKey
+from schemas.base import from_millis
+from schemas.revocation import Revocation
+from schemas.source import Source
+from schemas.training import Outcome, decode_outcome
+
+TOPICS = ("training.accepted", "training.revocations", "sources", "commands")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

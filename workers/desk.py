@@ -12,6 +12,7 @@ from nnsec.trust import commands, keys
 from nnsec.trust.commands import Opened
 from schemas.action import Action
 from schemas.alert import Subject
+from schemas.base import from_millis
 from schemas.command import Command
 from workers.site import Site
 
@@ -52,26 +53,29 @@ class Desk:
         """
         place = f"{record.partition}/{record.offset}"
         opened = self._open(record, place)
-        command, key_id = opened
-        if self._site.seen.get(command.id) == place:
+        if opened is None:
             return
-        self._site.places.setdefault(command.model, record.partition)
+        command, key_id = opened
         await self._kinds.get(command.kind, self._order)(command, key_id, place)
         logger.info(
             "command %s (%s of %s) by key %s", command.id, command.kind, command.target, key_id
         )
 
-    def _open(self, record: Record, place: str) -> Opened:
-        opened = commands.open_command(record.value, self._keys, self._site.now())
-        command = opened.command
-        if self._site.seen.get(command.id, place) != place:
+    def _open(self, record: Record, place: str) -> Opened | None:
+        """Read a command that is to be carried out; None if this very one was."""
+        published, site = from_millis(record.timestamp), self._site
+        command, key_id = commands.open_command(record.value, self._keys, published)
+        known = site.seen.get(command.id)
+        if known == place:
+            return None  # before the end of its time is looked at: it may be over by now
+        if known is not None:
             raise RollbackRefused(f"command {command.id} ({command.kind}) was used before")
-        models = self._site.settings.models
-        if command.model not in models and (
+        commands.open_command(record.value, self._keys, site.now())
+        if command.model not in site.settings.models and (
             command.kind not in SWITCHES or command.model != EVERYTHING
         ):
             raise SchemaError(f"no model {command.model!r} is configured here", field="model")
-        return opened
+        return Opened(command, key_id)
 
     async def _decide(self, command: Command, key_id: str, place: str) -> None:
         """`approve` or `deny` what waits: one action, or all of an incident."""
@@ -106,9 +110,11 @@ class Desk:
                 else Subject(kind="model", id=command.model)
             )
             ordered = _action(command, key_id, subject, self._site)
+            dry = {"dry_run": True} if self._site.settings.remediation.dry_run else {}
             await self._site.report(
                 ordered, "proposed", command.reason, by=key_id,
                 command=command.id, command_at=place, target=command.target, approval="given",
+                **dry,
             )  # fmt: skip
         else:  # the correlator carries out `dismiss`, the guards `halt` and `resume`
             await self._receipt(command, key_id, place)

@@ -46,18 +46,24 @@ class Lanes:
         """Run only actions of models on these partitions of the control topics."""
         self._held = partitions
 
+    def _holds(self, model: str) -> bool:
+        return self._site.place(model) in self._held
+
     # --- proposing ---
 
     async def propose(self, incident: Incident) -> None:
         """Say what the policy wants done about an incident, before anything is done."""
         site = self._site
+        if site.outdated(incident):
+            return
         if incident.state in FINISHED:
             await self._give_up(incident)
             return
         first = {item.subject: item.first_seen for item in incident.subjects}
         dry = site.settings.remediation.dry_run
         for intent in plan(incident, site.settings.policy, self._kinds):
-            if intent.id in site.actions:
+            known = site.actions.get(intent.id)
+            if known is not None and (dry or not known.figures.get("dry_run")):
                 continue
             action = Action(
                 id=intent.id, action=intent.action, model=incident.model, incident=incident.id,
@@ -88,15 +94,23 @@ class Lanes:
             if action.incident == incident.id and waits:
                 await self._site.report(action, "denied", f"the incident is {incident.state}")
 
-    async def expire(self) -> None:
-        """Deny what has waited too long for a person."""
+    async def tick(self) -> None:
+        """Deny what has waited too long for a person, and look for work; call it often.
+
+        Raises
+        ------
+        Exception
+            What ended a lane; there should be none.
+        """
         limit = self._site.settings.remediation.approval_timeout
         for action in list(self._site.actions.values()):
-            waited = (self._site.now() - action.time).total_seconds()
-            if action.outcome == "awaiting_approval" and waited >= limit:
-                reason = f"nobody approved it within {limit:g} s"
-                await self._site.report(action, "denied", reason)
-                self.wake()
+            waits = action.outcome == "awaiting_approval" and self._holds(action.model)
+            if waits and (self._site.now() - action.time).total_seconds() >= limit:
+                await self._site.report(action, "denied", f"nobody approved it within {limit:g} s")
+        for lane in self._lanes.values():
+            if lane.done() and not lane.cancelled():
+                lane.result()
+        self.wake()
 
     # --- running ---
 
@@ -115,13 +129,6 @@ class Lanes:
         for lane in lanes:
             lane.cancel()
         await asyncio.gather(*lanes, return_exceptions=True)
-
-    def crashed(self) -> BaseException | None:
-        """An error that ended a lane; there should be none."""
-        for lane in self._lanes.values():
-            if lane.done() and not lane.cancelled() and lane.exception() is not None:
-                return lane.exception()
-        return None
 
     async def _lane(self, model: str, news: asyncio.Event) -> None:
         while True:
@@ -153,7 +160,8 @@ class Lanes:
     def _runnable(self, action: Action) -> bool:
         if action.outcome not in {"proposed", "running"} or action.action not in self._remedies:
             return False
-        if action.figures.get("dry_run") or self._site.places.get(action.model) not in self._held:
+        dry = action.figures.get("dry_run") or self._site.settings.remediation.dry_run
+        if dry or not self._holds(action.model):
             return False
         return action.outcome == "running" or not self._before(action, {"done", "denied"})
 
@@ -189,6 +197,9 @@ class Lanes:
     async def _begin(self, action: Action, remedy: Remedy) -> Action | None:
         """Plan it, ask the guards, and say that it runs; None if it does not."""
         site = self._site
+        if action.incident is not None and site.finished(action.incident):
+            await site.report(action, "denied", "the incident is over")
+            return None
         if self._before(action, {"done"}):
             await site.report(action, "denied", "what had to be done before it was denied")
             self.wake()

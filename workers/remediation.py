@@ -12,14 +12,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
-from schemas.dead_letter import dead_letter
 
 from nnsec import policy
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import NNSecError, SchemaError, TransientError
 from nnsec.settings import Settings
+from schemas.dead_letter import dead_letter
 from schemas.incident import Incident
 from workers import process, site
 from workers.actions import discover
@@ -27,11 +28,11 @@ from workers.desk import Desk
 from workers.lanes import Lanes
 from workers.process import Process
 from workers.site import Site
-from workers.vault import RegistryVault, Vault
+from workers.vault import RegistryVault, Vault, warm
 
 GROUP = "remediation"
 TOPICS = ("incidents", "commands")
-COUNTED = ("inference.inputs", "training.samples")
+COUNTED = ("inference.inputs", "training.samples", "incidents")
 POLL_MS = 200
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,6 @@ class Remediation:
         try:
             if record.topic == "incidents":
                 incident = Incident.decode(record.value)
-                self.site.places[incident.model] = record.partition
                 await self.lanes.propose(incident)
             else:
                 await self._desk.take(record)
@@ -87,48 +87,53 @@ class Remediation:
 class _Shift(ConsumerRebalanceListener):  # type: ignore[misc]
     """Lanes stop when partitions go, and start from the log when they come."""
 
-    def __init__(self, settings: Settings, work: Remediation) -> None:
+    def __init__(self, settings: Settings, remediation: Remediation, running: Process) -> None:
         self._settings = settings
-        self._work = work
-        self.held: frozenset[int] = frozenset()
+        self._work = remediation
+        self._running = running
 
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
         del revoked
+        self._work.lanes.hold(frozenset())
         await self._work.lanes.stop()
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         name = kafka.topic_name(self._settings, "incidents")
-        self.held = frozenset(p.partition for p in assigned if p.topic == name)
         # What another worker said last must be known before its actions are gone on with.
         async for record in kafka.read_to_end(self._settings, ("actions",)):
             self._work.site.learn(record)
-        self._work.lanes.hold(self.held)
+        self._work.lanes.hold(frozenset(p.partition for p in assigned if p.topic == name))
         self._work.lanes.wake()
+        self._running.problem("start")
 
 
 async def work(settings: Settings, running: Process, vault: Vault | None = None) -> None:
     """Consume incidents and commands until asked to end."""
     policy.check(settings.policy, discover())
-    async with _site(settings, running) as place:
+    async with _site(settings, running) as (place, following):
         remediation = Remediation(place, vault or RegistryVault(settings))
         async with process.reader(
             settings, (), group_id=kafka.topic_name(settings, GROUP),
             session_timeout_ms=int(settings.kafka.session_timeout * 1000),
             heartbeat_interval_ms=1000,
+            # A model's incidents and commands come to one worker, as both topics have equal counts.
+            partition_assignment_strategy=(RangePartitionAssignor,),
         ) as consumer:  # fmt: skip
-            shift = _Shift(settings, remediation)
-            consumer.subscribe(
-                [kafka.topic_name(settings, topic) for topic in TOPICS], listener=shift
-            )
-            running.problem("start")
+            warming = asyncio.create_task(asyncio.to_thread(warm))
+            names = [kafka.topic_name(settings, topic) for topic in TOPICS]
+            consumer.subscribe(names, listener=_Shift(settings, remediation, running))
             try:
-                await _consume(settings, running, remediation, consumer)
+                await _consume(running, remediation, consumer, following)
             finally:
                 await remediation.lanes.stop()
+                await asyncio.gather(warming, return_exceptions=True)
 
 
 async def _consume(
-    settings: Settings, running: Process, remediation: Remediation, consumer: AIOKafkaConsumer
+    running: Process,
+    remediation: Remediation,
+    consumer: AIOKafkaConsumer,
+    following: asyncio.Task[None],
 ) -> None:
     while not running.stop.is_set():
         try:
@@ -139,16 +144,19 @@ async def _consume(
             continue
         for partition, messages in batch.items():
             for message in messages:
-                await _taken(remediation, kafka.record_of(settings, message), running)
                 if running.stop.is_set():
                     return
-                await _commit(consumer, partition, message.offset + 1)
-        await remediation.lanes.expire()
-        if (crash := remediation.lanes.crashed()) is not None:
-            raise crash
+                if partition not in consumer.assignment():
+                    break  # taken away meanwhile: whoever has it now reads it
+                if await _taken(remediation, kafka.record_of(settings, message), running):
+                    await _commit(consumer, partition, message.offset + 1)
+        await remediation.lanes.tick()
+        if following.done():
+            following.result()  # it ends by itself only with an error
 
 
-async def _taken(remediation: Remediation, record: Record, running: Process) -> None:
+async def _taken(remediation: Remediation, record: Record, running: Process) -> bool:
+    """Take a record, however long that lasts; False if asked to end before."""
     while not running.stop.is_set():
         try:
             await remediation.take(record)
@@ -157,7 +165,8 @@ async def _taken(remediation: Remediation, record: Record, running: Process) -> 
             await process.pause(running)
         else:
             running.problem("the registry")
-            return
+            return True
+    return False
 
 
 async def _commit(consumer: AIOKafkaConsumer, partition: TopicPartition, offset: int) -> None:
@@ -171,8 +180,10 @@ async def _commit(consumer: AIOKafkaConsumer, partition: TopicPartition, offset:
 
 
 @asynccontextmanager
-async def _site(settings: Settings, running: Process) -> AsyncIterator[Site]:
-    """The site, read to the end, and followed as long as the block runs."""
+async def _site(
+    settings: Settings, running: Process
+) -> AsyncIterator[tuple[Site, asyncio.Task[None]]]:
+    """The site, read to the end, and the task that follows it as long as the block runs."""
     async with process.reader(settings, COUNTED) as consumer:
         counts = dict.fromkeys(COUNTED, 0)
         for partition in consumer.assignment():
@@ -186,7 +197,7 @@ async def _site(settings: Settings, running: Process) -> AsyncIterator[Site]:
                 place.learn(record)
             following = asyncio.create_task(_follow(tail, place))
             try:
-                yield place
+                yield place, following
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)

@@ -107,7 +107,7 @@ class Site:
         One worker alone holds it, so one worker alone runs the model's actions, wherever a command
         or an incident was put.
         """
-        return (murmur2(model.encode()) & 0x7FFFFFFF) % self.partitions["incidents"]
+        return int(murmur2(model.encode()) & 0x7FFFFFFF) % self.partitions["incidents"]
 
     def outdated(self, incident: Incident) -> bool:
         """Whether a newer record of the incident is known: that one will come by itself."""

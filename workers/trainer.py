@@ -31,6 +31,7 @@ from nnsec.checkpoints import (
     survey,
 )
 from nnsec.checkpoints.loading import with_weights
+from nnsec.checkpoints.provenance import SAMPLES
 from nnsec.checkpoints.reference import read
 from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings
@@ -39,7 +40,7 @@ from nnsec.trust.commands import sign_command
 from schemas.command import Command
 from schemas.headers import event_headers
 from workers import process
-from workers.curriculum import SAMPLES, TOPICS, Lesson, Told, lineage
+from workers.curriculum import TOPICS, Lesson, Told, lineage
 
 CALM = 3.0
 """Seconds without a new revocation before training: a quarantine revokes in several records."""

@@ -12,7 +12,6 @@ from typing import ClassVar
 from uuid import UUID, uuid5
 
 from nnsec.adapters.records import Out, Record
-from nnsec.checkpoints.taint import revoked_positions
 from schemas.action import Action
 from schemas.base import from_millis, to_millis
 from schemas.revocation import MAX_POSITIONS, Revocation
@@ -89,10 +88,11 @@ class Quarantine(_OfSource):
         source, since = action.subject.id, int(action.figures["since_ms"])
         accepted = await self._records("training.accepted", source, since)
         log = self.site.logs[SAMPLES]
-        gone = revoked_positions(self.site.revocations)
-        places = sorted({p for p in positions(accepted, log) if (log, *p) not in gone})
-        for start in range(0, len(places), MAX_POSITIONS):
-            part = places[start : start + MAX_POSITIONS]
+        places = sorted(set(positions(accepted, log)))
+        gone = standing(self.site.revocations, log)
+        left = [place for place in places if place not in gone]
+        for start in range(0, len(left), MAX_POSITIONS):
+            part = left[start : start + MAX_POSITIONS]
             await self.site.say_revocation(
                 Revocation(
                     id=self._name(action, *part[0]), model=action.model, source=source,
@@ -122,13 +122,13 @@ class Release(_OfSource):
         """Say it, withdraw, and accept what is in quarantine and was not accepted before."""
         await self._say(action, "trusted")
         source = action.subject.id
-        standing: dict[tuple[Place, ...], Revocation] = {}
+        valid: dict[tuple[Place, ...], Revocation] = {}
         for one in self.site.revocations:  # oldest first: the last word counts
             if one.source == source and one.withdrawn:
-                standing.pop(one.positions, None)
+                valid.pop(one.positions, None)
             elif one.source == source:
-                standing[one.positions] = one
-        for one in standing.values():
+                valid[one.positions] = one
+        for one in valid.values():
             said = one.model_copy(
                 update={
                     "id": self._name(action, one.id), "withdrawn": True,
@@ -177,6 +177,17 @@ def positions(records: Iterable[Record], log: UUID) -> Iterable[Place]:
         except (KeyError, ValueError):
             continue  # not written by the screen
         yield from ((*place, row) for row in rows)
+
+
+def standing(revocations: Iterable[Revocation], log: UUID) -> frozenset[Place]:
+    """The places of one log that are revoked; revocations oldest first, the last word counts."""
+    found: set[Place] = set()
+    for one in revocations:
+        if one.log == log and one.withdrawn:
+            found.difference_update(one.positions)
+        elif one.log == log:
+            found.update(one.positions)
+    return frozenset(found)
 
 
 def _identity(record: Record) -> tuple[bytes | None, ...]:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from typing import ClassVar
 
-from nnsec.checkpoints import Survey, revoked_positions, tainted
 from nnsec.errors import NNSecError, TransientError
 from nnsec.guards import Request
 from schemas.action import Action
@@ -19,10 +18,12 @@ from schemas.model_statement import ModelStatement
 from workers import serving
 from workers.actions import Impossible, Plan, Remedy, Result
 from workers.site import PREPARE_EXPIRY
+from workers.vault import Stock
 
 INPUTS = "inference.inputs"
 SWAP_SECONDS = 60.0
 """Within which every partition must be held by a live worker at the new epoch."""
+PLANNED = ("from", "to", "digest", "verified", "golden_accuracy", "epoch")
 
 logger = logging.getLogger(__name__)
 
@@ -36,44 +37,51 @@ class Rollback(Remedy):
     async def plan(self, action: Action) -> Plan:
         """Choose the checkpoint; not needed if the active one is clean.
 
-        A person's command names a version and is not asked whether it is needed.
+        A person's command names a version and is not asked whether it is needed. What failed after
+        its checkpoint was activated is gone on with: the same epoch is handed on again.
+
+        Raises
+        ------
+        Impossible
+            If no checkpoint can serve.
         """
         model = action.model
         if model not in self.site.settings.models:
             raise Impossible(f"model {model!r} is not configured; add [models.{model}]")
-        found = await asyncio.to_thread(self.vault.survey, model)
-        revoked = revoked_positions(self.site.revocations)
-        bad = dict(tainted(found.manifests, revoked, found.digests))
+        stock = await asyncio.to_thread(self.vault.survey, model, tuple(self.site.revocations))
         standing = self.site.standings.get(model)
         active = standing.activated if standing else None
         by_policy = action.incident is not None
         if active is None and by_policy:
             raise Impossible(f"no checkpoint of {model} is active, so there is nothing to leave")
         version = active.version if active else None
-        if by_policy and version in found.manifests and version not in bad:
+        clean = version in stock.digests and version not in stock.tainted
+        if active is not None and clean and _reached(action, active):
+            figures = {name: action.figures[name] for name in PLANNED if name in action.figures}
+            return Plan(f"{version} is active; tell what serves again", figures)
+        if by_policy and clean:
             return Plan(f"not needed: active checkpoint {version} is clean", {}, needed=False)
         wanted = _wanted(action)
-        if active and wanted == active.version and found.digests.get(wanted) == active.digest:
+        if active and wanted == active.version and stock.digests.get(wanted) == active.digest:
             return Plan(f"not needed: {version} is active already", {}, needed=False)
-        return await self._choose(action, found, bad, wanted, version)
+        return await self._choose(action, stock, wanted, version)
 
     async def _choose(
-        self, action: Action, found: Survey, bad: dict[int, str], wanted: int | None,
-        active: int | None,
-    ) -> Plan:  # fmt: skip
-        against = {version: str(error) for version, error in found.refused.items()} | bad
+        self, action: Action, stock: Stock, wanted: int | None, active: int | None
+    ) -> Plan:
+        against = {**stock.refused, **stock.tainted}
         candidates = (
             [wanted]
             if wanted is not None
-            else sorted((v for v in found.manifests if v != active), reverse=True)
+            else sorted((v for v in stock.digests if v != active), reverse=True)
         )
         for version in candidates:
             if version in against:
                 continue
-            if version not in found.manifests:
+            if version not in stock.digests:
                 against[version] = "is not in the registry"
                 continue
-            digest = found.digests[version]
+            digest = stock.digests[version]
             try:
                 accuracy = await asyncio.to_thread(
                     self.vault.examine, action.model, version, digest
@@ -190,6 +198,12 @@ class Promote(Rollback):
         if _wanted(action) is None:
             raise Impossible(f"{action.figures.get('target')!r} is no version to promote")
         return await super().plan(action)
+
+
+def _reached(action: Action, active: ModelStatement) -> bool:
+    """Whether this very action activated what is active."""
+    wanted = tuple(action.figures.get(name) for name in ("epoch", "to", "digest"))
+    return wanted == (active.epoch, active.version, active.digest)
 
 
 def _wanted(action: Action) -> int | None:
