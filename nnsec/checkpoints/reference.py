@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
         If it is none, or lacks one of the two.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return arrays["x"], arrays["y"]
     except KeyError as error:
         raise ConfigError(

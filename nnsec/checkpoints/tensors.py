@@ -118,11 +118,9 @@ def _header(name: str, content: bytes) -> tuple[dict[str, Any], int]:
             kind = "looks like a pickle, not safetensors"
         raise Unsafe(f"{name} {kind}; convert it with safetensors.torch.save_file")
     try:
-        header = strict_json.loads(content[8 : 8 + size], limit=MAX_HEADER)
+        header: dict[str, Any] = strict_json.loads(content[8 : 8 + size], limit=MAX_HEADER)
     except SchemaError as error:
         raise Unsafe(f"{name}: the header is broken: {error}") from error
-    if not isinstance(header, dict):
-        raise Unsafe(f"{name}: the header is no object")
     return header, 8 + size
 
 

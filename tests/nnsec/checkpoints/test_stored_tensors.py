@@ -1,0 +1,143 @@
+"""Tensors as bytes: only finite safetensors are read, and nothing is built from anything else."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnsec.checkpoints import tensors
+from nnsec.errors import Unsafe
+
+
+def _file(header: Any, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def _entry(dtype: str, data: bytes, shape: list[int]) -> bytes:
+    return _file({"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}, data)
+
+
+GOOD = tensors.dump_arrays({"w": np.arange(4, dtype=np.float32), "n": np.array([1, 2])})
+
+
+def test_arrays_and_tensors_come_back() -> None:
+    """Values, types and shapes are kept; the same content gives the same bytes."""
+    arrays = {
+        "b": np.asfortranarray(np.eye(3)),
+        "a": np.array([True]),
+        "c": np.arange(5, dtype="u1"),
+    }
+    content = tensors.dump_arrays(arrays)
+    found = tensors.load_arrays("f", content)
+    assert {name: (a.dtype, a.tolist()) for name, a in found.items()} == {
+        name: (a.dtype, a.tolist()) for name, a in arrays.items()
+    }
+    assert content == tensors.dump_arrays(dict(reversed(arrays.items())))
+    shared = torch.arange(3.0)
+    loaded = tensors.load_tensors("f", tensors.dump_tensors({"x": shared, "y": shared}))
+    assert torch.equal(loaded["x"], shared)
+    assert torch.equal(loaded["y"], shared)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_refused(dtype: torch.dtype, bad: float) -> None:
+    """In every width, and the tensor is named."""
+    good = torch.tensor([1.0, 2.0], dtype=dtype)
+    assert torch.equal(tensors.load_tensors("f", tensors.dump_tensors({"w": good}))["w"], good)
+    content = tensors.dump_tensors({"fine": good, "w": torch.tensor([1.0, bad], dtype=dtype)})
+    with pytest.raises(Unsafe, match="f: 'w' holds NaN or infinity"):
+        tensors.check("f", content)
+
+
+def _zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("data.pkl", b"x")
+    return buffer.getvalue()
+
+
+def _torch_saved() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"w": torch.zeros(2)}, buffer)
+    return buffer.getvalue()
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "pickle": (pickle.dumps({"w": [1.0] * 50}), "looks like a pickle"),
+    "torch.save": (_torch_saved(), "zip archive"),
+    "zip": (_zip(), "zip archive"),
+    "empty": (b"", "is not safetensors"),
+    "short": (b"\x02\0\0\0\0\0\0", "is not safetensors"),
+    "header longer than the file": (b"\xff\0\0\0\0\0\0\0{}", "is not safetensors"),
+    "header of exabytes": (b"\xff" * 8 + b"{}", "is not safetensors"),
+    "header a list": (_file([1]), "is not safetensors"),
+    "header broken": (_file(b"{'w'}"), "the header is broken"),
+    "a name twice": (_file(b'{"w":{},"w":{}}'), "the header is broken"),
+    "no dtype": (_file({"w": {"data_offsets": [0, 0]}}), "'w' is broken"),
+    "no offsets": (_file({"w": {"dtype": "F32"}}), "'w' is broken"),
+    "an entry a number": (_file({"w": 7}), "'w' is broken"),
+    "odd bytes": (_entry("F32", b"\0" * 5, [1]), "'w' is broken"),
+    "unknown type": (_entry("F4", b"\0" * 4, [1]), "'F4' are not read"),
+    "shape and data differ": (_entry("F32", b"\0" * 8, [3]), "is not safetensors"),
+    "bytes left over": (GOOD + b"\0" * 8, "is not safetensors"),
+    "cut": (GOOD[:-4], "is not safetensors|is broken"),
+    "zip at the end": (GOOD + _zip(), "zip archive too"),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("load", [tensors.load_arrays, tensors.load_tensors])
+def test_what_is_no_safetensors_is_refused(
+    content: bytes, words: str, load: Callable[[str, bytes], Any]
+) -> None:
+    """Pickle, zip, polyglots and broken headers, with a word on what it seems to be."""
+    with pytest.raises(Unsafe, match=words) as caught:
+        load("weights.safetensors", content)
+    assert "weights.safetensors" in str(caught.value)
+
+
+def test_a_zip_hidden_in_a_tensor_is_found() -> None:
+    """Valid safetensors whose last tensor ends as a zip archive could be opened as both."""
+    content = tensors.dump_arrays({"w": np.frombuffer(_zip(), np.uint8)})
+    with pytest.raises(Unsafe, match="zip archive too"):
+        tensors.check("f", content)
+    harmless = tensors.dump_arrays({"w": np.frombuffer(_zip() + b"no longer the end", np.uint8)})
+    tensors.check("f", harmless)
+
+
+def test_metadata_are_passed_over() -> None:
+    """What safetensors allows beside tensors does no harm."""
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    content = _file({"__metadata__": {"format": "pt"}, "w": entry}, b"\0" * 4)
+    assert tensors.load_arrays("f", content)["w"].tolist() == [0.0]
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_refused_in_one_way(content: bytes) -> None:
+    """Random bytes never raise anything but the one error."""
+    with pytest.raises(Unsafe):
+        tensors.load_arrays("f", content)
+
+
+@given(place=st.integers(0, len(GOOD) - 1), mask=st.integers(1, 255))
+def test_a_flipped_byte_loads_or_is_refused(place: int, mask: int) -> None:
+    """Without a signature a change may pass, but never as an error of another kind."""
+    changed = bytearray(GOOD)
+    changed[place] ^= mask
+    try:
+        found = tensors.load_arrays("f", bytes(changed))
+    except Unsafe:
+        return
+    assert all(np.isfinite(array).all() for array in found.values())

@@ -1,0 +1,193 @@
+"""Verification: hostile bytes are refused in a fixed order, before a tensor is built."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+from small_checkpoint import MODEL, NOW, VERSION, Files, MakeFiles
+
+from nnsec.adapters.registry import SIGNATURE, Registry
+from nnsec.checkpoints import signing, tensors, verification
+from nnsec.checkpoints.manifest import DETECTORS, LIMITS, MANIFEST, WEIGHTS, Manifest
+from nnsec.checkpoints.verification import survey, verify, verify_files
+from nnsec.errors import (
+    BadSignature,
+    DigestMismatch,
+    Expired,
+    RollbackRefused,
+    TransientError,
+    TrustError,
+    Unsafe,
+)
+from nnsec.trust import keys
+from nnsec.trust.keys import PrivateKey
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification never has a library build a tensor, whatever it is given."""
+
+    def built(*args: Any, **options: Any) -> None:
+        pytest.fail("a tensor was built")
+
+    for module in (safetensors.numpy, safetensors.torch):
+        monkeypatch.setattr(module, "load", built)
+
+
+def _verify(files: Files, key: PrivateKey, **options: Any) -> verification.Verified:
+    given = {"release_keys": (key.public,), "now": NOW} | options
+    return verify_files(files, MODEL, VERSION, **given)
+
+
+def test_a_good_checkpoint_verifies(files: MakeFiles, key: PrivateKey, manifest: Manifest) -> None:
+    """The manifest and the very bytes come back, without the signature."""
+    whole = files()
+    found = _verify(whole, key, floor=VERSION)
+    assert found.manifest == manifest
+    assert found.key_id == key.id
+    assert dict(found.files) == {n: c for n, c in whole.items() if n != SIGNATURE}
+    assert _verify(whole, key, expected_digest=found.digest).digest == found.digest
+
+
+@pytest.mark.parametrize("name", sorted(LIMITS))
+@pytest.mark.parametrize("place", [0, 8, 9, -1])
+def test_a_changed_byte_names_its_file(
+    files: MakeFiles, key: PrivateKey, name: str, place: int
+) -> None:
+    """In any of the six files, at either end and in the header."""
+    whole = files()
+    changed = bytearray(whole[name])
+    changed[place] ^= 1
+    with pytest.raises(TrustError, match=name):
+        _verify(whole | {name: bytes(changed)}, key)
+
+
+def test_each_refusal_has_its_own_words(files: MakeFiles, key: PrivateKey) -> None:
+    """Folder, digest, floor and expiry, each by a class of its own."""
+    whole = files(expires=NOW + timedelta(hours=1))
+    for options, error, words in (
+        ({"floor": 4}, RollbackRefused, "older than version 4"),
+        ({"expected_digest": "f" * 64}, DigestMismatch, "ffffffffffffffff… was expected"),
+        ({"now": NOW + timedelta(hours=1)}, Expired, "m/3 expired at"),
+        ({"release_keys": (keys.generate().public,)}, BadSignature, "not among the 1 trusted"),
+        ({"release_keys": ()}, BadSignature, "release_keys"),
+    ):
+        with pytest.raises(error, match=words):
+            _verify(whole, key, **options)
+    _verify(whole, key, now=NOW + timedelta(minutes=59))
+    for model, version in (("other", VERSION), (MODEL, VERSION + 1)):
+        with pytest.raises(Unsafe, match=rf"is of m/3, but lies under {model}/{version}"):
+            verify_files(whole, model, version, release_keys=(key.public,), now=NOW)
+
+
+NAN = tensors.dump_arrays({"w": np.array([np.nan], np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("replace", "error", "words"),
+    [
+        ({WEIGHTS: NAN}, Unsafe, f"{WEIGHTS}.*NaN"),
+        ({DETECTORS: NAN}, Unsafe, f"{DETECTORS}.*NaN"),
+        ({WEIGHTS: b"\x80\x04K\x01."}, Unsafe, f"{WEIGHTS}.*pickle"),
+        ({WEIGHTS: b"PK\x03\x04" + b"\0" * 20}, Unsafe, f"{WEIGHTS}.*zip"),
+        ({MANIFEST: b"{}"}, Unsafe, MANIFEST),
+        ({WEIGHTS: None}, DigestMismatch, f"{WEIGHTS} is missing, and was not signed"),
+        ({"run.py": b"import os"}, Unsafe, "run.py is not a file of a checkpoint"),
+    ],
+    ids=["nan", "nan in detectors", "pickle", "zip", "manifest", "missing", "a file too many"],
+)
+def test_signed_but_unsafe_is_refused(
+    files: MakeFiles, key: PrivateKey, replace: dict[str, bytes | None],
+    error: type[Exception], words: str,
+) -> None:  # fmt: skip
+    """A release key's signature does not make a file safe."""
+    with pytest.raises(error, match=words):
+        _verify(files(replace), key)
+
+
+def test_sizes_and_names_are_bounded_before_anything_is_hashed(
+    files: MakeFiles, key: PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file over its limit, or a name with a path, is refused as it is."""
+    whole = files()
+    monkeypatch.setattr(
+        signing, "verify", lambda *args: pytest.fail("looked at the signature first")
+    )
+    with pytest.raises(Unsafe, match="plain file name"):
+        _verify(whole | {"../x": b""}, key)
+    with pytest.raises(Unsafe, match=f"{SIGNATURE} has 1048577 bytes"):
+        _verify(whole | {SIGNATURE: b" " * 1_048_577}, key)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, files: MakeFiles) -> Registry:
+    """A registry with version 3, as a folder."""
+    found = Registry(str(tmp_path / "r"))
+    found.upload(MODEL, VERSION, files())
+    return found
+
+
+def _link(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder.parent / "elsewhere")
+    (folder / WEIGHTS).symlink_to(folder.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda f: (f / WEIGHTS).unlink(), DigestMismatch, f"{WEIGHTS} is missing"),
+        (lambda f: (f / WEIGHTS).rename(f / "w.safetensors"), Unsafe, "w.safetensors"),
+        (lambda f: (f / ".git").mkdir(), Unsafe, ".git"),
+        (lambda f: (f / "notes.txt").touch(), Unsafe, "notes.txt"),
+        (lambda f: (f / SIGNATURE).unlink(), BadSignature, SIGNATURE),
+        (_link, Unsafe, f"{WEIGHTS} is a symbolic link"),
+        (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]), DigestMismatch,
+         WEIGHTS),
+    ],
+    ids=["missing", "renamed", "hidden folder", "extra", "unsigned", "link", "cut"],
+)  # fmt: skip
+def test_a_changed_folder_is_refused(
+    registry: Registry, key: PrivateKey, tmp_path: Path,
+    change: Callable[[Path], Any], error: type[Exception], words: str,
+) -> None:  # fmt: skip
+    """What was put into, taken out of or moved about in a version's folder is named."""
+    release = {"release_keys": (key.public,)}
+    assert verify(registry, MODEL, VERSION, **release).manifest.version == VERSION
+    change(tmp_path / "r" / MODEL / str(VERSION))
+    with pytest.raises(error, match=words):
+        verify(registry, MODEL, VERSION, **release)
+
+
+def test_a_version_copied_under_another_number_is_refused(
+    registry: Registry, key: PrivateKey, tmp_path: Path
+) -> None:
+    """The old checkpoint in the folder of a new one is no new one."""
+    shutil.copytree(tmp_path / "r" / MODEL / "3", tmp_path / "r" / MODEL / "9")
+    with pytest.raises(Unsafe, match="a folder was renamed or copied"):
+        verify(registry, MODEL, 9, release_keys=(key.public,), now=NOW)
+
+
+def test_a_survey_tells_good_from_bad(
+    registry: Registry, key: PrivateKey, files: MakeFiles
+) -> None:
+    """One refused version hides none of the others, and says why."""
+    registry.upload(MODEL, 4, files(version=4))
+    registry.upload(MODEL, 5, files(version=4))
+    found = survey(registry, MODEL, release_keys=(key.public,), now=NOW)
+    assert sorted(found.manifests) == sorted(found.digests) == [3, 4]
+    assert "renamed or copied" in str(found.refused[5])
+    assert survey(registry, "unknown", release_keys=(key.public,)).manifests == {}
+
+
+def test_a_registry_that_is_away_is_no_refusal(tmp_path: Path, key: PrivateKey) -> None:
+    """The same call may succeed later."""
+    with pytest.raises(TransientError):
+        verify(Registry(str(tmp_path / "none")), MODEL, 1, release_keys=(key.public,))
