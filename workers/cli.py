@@ -16,7 +16,7 @@ from nnsec import settings as configuration
 from nnsec.errors import ConfigError
 from schemas.errors import NNSecError
 from workers import embedded
-from workers.commands import alerts, schema, send, stream, topics, up
+from workers.commands import alerts, doctor, schema, send, stream, topics, up
 
 CONFIG_ERROR = 2
 STARTERS = frozenset({"demo", "up"})
@@ -47,6 +47,7 @@ app.command()(up.up)
 app.command()(stream.stream)
 app.add_typer(send.app, name="send")
 app.command()(alerts.alerts)
+app.command()(doctor.doctor)
 app.command()(topics.topics)
 app.command()(schema.schema)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,6 +19,7 @@ import aiohttp
 
 from nnsec.errors import NNSecError
 from nnsec.settings import Settings
+from workers import probing
 from workers.embedded import with_parent
 
 POLL_SECONDS = 0.1
@@ -112,7 +113,7 @@ class Fleet:
         roles: Sequence[str] = (),
         *,
         timeout: float = 60.0,  # noqa: ASYNC109 - it says on what it waited
-        told: Callable[[str, str], None] = lambda role, state: None,
+        told: Callable[[str, str], None] | None = None,
     ) -> None:
         """Wait until roles are ready.
 
@@ -142,8 +143,9 @@ class Fleet:
                     state = await self._state(session, role)
                     if said.get(role) != state:
                         said[role] = state
-                        told(role, state)
-                    if state == "ready":
+                        if told is not None:
+                            told(role, state)
+                    if state == probing.READY:
                         waiting.remove(role)
                 if waiting and time.monotonic() > deadline:
                     late = "; ".join(f"{role}: {said[role]}" for role in waiting)
@@ -154,21 +156,13 @@ class Fleet:
         address = self.address(role)
         if address is None:
             return "starting"
-        try:
-            async with session.get(f"http://{address}/readyz") as answer:
-                text = (await answer.text()).strip()
-        except (aiohttp.ClientError, TimeoutError):
-            return "does not answer yet"
-        return "ready" if answer.status == 200 else text.replace("\n", "; ")  # noqa: PLR2004
+        return await probing.state(session, address)
 
     def address(self, role: str) -> str | None:
         """Where a role serves its probes; None while it does not."""
         child = self.children[role]
-        try:
-            found = json.loads((self._run / f"{role}-{child.process.pid}.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            return None  # not written yet
-        return str(found["address"])
+        found = probing.place(self._run / f"{role}-{child.process.pid}.json")
+        return found.address if found else None
 
     def stop(self, role: str) -> int:
         """End one role in good order; returns its exit status."""
@@ -186,12 +180,15 @@ class Fleet:
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + self._settings.kafka.drain_seconds + GRACE_SECONDS
-        for child in children:
-            try:
-                child.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
+        try:
+            for child in children:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.process.wait(max(0.0, deadline - time.monotonic()))
+        finally:  # after the time, or a second Ctrl-C
+            for child in children:
+                if child.process.poll() is None:
+                    child.process.kill()
+                    child.process.wait()
         return {child.role: child.process.returncode for child in children}
 
     def __enter__(self) -> Self:

@@ -93,6 +93,26 @@ async def declare(settings: Settings, *, now: datetime) -> dict[str, UUID]:
     return await _identities(settings, created, now)
 
 
+async def inspect(settings: Settings) -> list[str]:
+    """Names of the topics that are missing, with the prefix; nothing is changed.
+
+    Raises
+    ------
+    ConfigError
+        If none is missing, naming those that do not fit and why.
+    """
+    options = client_options(settings.kafka)
+    admin = await connected(lambda: AIOKafkaAdminClient(**options))
+    try:
+        found = await _patiently(lambda: _counts(admin))
+        names = (topic_name(settings, name) for name in TOPICS)
+        if not (missing := [name for name in names if name not in found]):
+            await _patiently(lambda: _check(admin, settings))
+        return missing
+    finally:
+        await closed(admin)
+
+
 async def _patiently(call: Any) -> Any:
     while True:
         try:
