@@ -1,0 +1,1 @@
+"""The demo: a network attacked and defended, live, on real data and real services."""
