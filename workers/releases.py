@@ -46,7 +46,11 @@ async def release(
         If the workers of this configuration would not trust the key.
     """
     trusted = tuple(keys.load_public(path) for path in settings.trust.release_keys)
-    check_trusted(key, tuple(one.id for one in trusted), "release_keys")
+    if key.id not in {one.id for one in trusted}:
+        raise ConfigError(
+            f"the public half of this key (id {key.id[:16]}…) is not among the {len(trusted)} "
+            "[trust] release_keys, so no worker would believe it; add its .pub file there"
+        )
     logs = await kafka.declare(settings, now=now)
     records = [record.value async for record in kafka.read_to_end(settings, ("models",))]
     standing = statements.fold(records, trusted).models.get(model, statements.Standing())
@@ -64,25 +68,3 @@ async def release(
             envelope = statements.sign_statement(statement, key)
             await publish(Out("models", envelope, model.encode(), about))
     return said[-1]
-
-
-def check_trusted(key: PrivateKey, trusted: tuple[str, ...], where: str) -> None:
-    """Refuse to sign what nobody would believe.
-
-    Parameters
-    ----------
-    trusted:
-        Ids of the keys that ``[trust]`` names.
-    where:
-        Which list of ``[trust]`` that is.
-
-    Raises
-    ------
-    ConfigError
-        Naming the list.
-    """
-    if key.id not in trusted:
-        raise ConfigError(
-            f"the public half of this key (id {key.id[:16]}…) is not among the {len(trusted)} "
-            f"[trust] {where}, so no worker would believe it; add its .pub file there"
-        )
