@@ -16,7 +16,19 @@ from nnsec import settings as configuration
 from nnsec.errors import ConfigError
 from schemas.errors import NNSecError
 from workers import embedded
-from workers.commands import alerts, doctor, schema, send, stream, topics, up
+from workers.commands import (
+    alerts,
+    doctor,
+    incidents,
+    quarantine,
+    rebuild,
+    schema,
+    send,
+    stream,
+    topics,
+    up,
+    worker,
+)
 
 CONFIG_ERROR = 2
 STARTERS = frozenset({"demo", "up"})
@@ -45,8 +57,12 @@ def root(
 
 app.command()(up.up)
 app.command()(stream.stream)
+app.add_typer(worker.app, name="worker")
 app.add_typer(send.app, name="send")
 app.command()(alerts.alerts)
+app.add_typer(incidents.app, name="incidents")
+app.add_typer(quarantine.app, name="quarantine")
+app.command()(rebuild.rebuild)
 app.command()(doctor.doctor)
 app.command()(topics.topics)
 app.command()(schema.schema)

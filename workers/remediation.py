@@ -148,7 +148,9 @@ async def _consume(
                     return
                 if partition not in consumer.assignment():
                     break  # taken away meanwhile: whoever has it now reads it
-                if await _taken(remediation, kafka.record_of(settings, message), running):
+                if await _taken(
+                    remediation, kafka.record_of(remediation.site.settings, message), running
+                ):
                     await _commit(consumer, partition, message.offset + 1)
         await remediation.lanes.tick()
         if following.done():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 import redis.asyncio as redis
@@ -69,13 +70,19 @@ class Keys:
         """One source of training samples."""
         return f"{self.prefix}source:{escape(name)}"
 
+    def pattern(self, kind: str) -> str:
+        r"""What matches the keys of all incidents, models or sources.
+
+        >>> Keys("a*:").pattern("source")
+        'a\\*:source:*'
+        """
+        start = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self.prefix)
+        return f"{start}{kind}:*"
+
     def owned(self) -> tuple[str, ...]:
         """Patterns of all that the view writes, and nothing else."""
-        start = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self.prefix)
-        return tuple(
-            start + tail
-            for tail in ("positions", "incidents:*", "incident:*", "model:*", "source:*")
-        )
+        kinds = ("incidents", "incident", "model", "source")
+        return (self.pattern("positions").removesuffix(":*"), *map(self.pattern, kinds))
 
 
 def escape(name: str) -> str:
@@ -108,6 +115,12 @@ async def connect(settings: Settings) -> AsyncIterator[redis.Redis]:
         yield client
     finally:
         await client.aclose()
+
+
+async def read_hash(client: redis.Redis, key: str) -> dict[str, str]:
+    """All fields of a hash; empty where there is none."""
+    found: Mapping[Any, Any] = await client.hgetall(key)
+    return {str(name): str(value) for name, value in found.items()}
 
 
 @contextmanager

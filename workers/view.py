@@ -59,8 +59,9 @@ class View:
         self._names = store.Keys(settings.redis.prefix)
         self._topics = {kafka.topic_name(settings, name): name for name in TOPICS}
         self._keys = tuple(trust_keys.load_public(p) for p in settings.trust.release_keys)
-        self._script = client.register_script(
-            files("workers").joinpath("view.lua").read_text("utf-8")
+        self._change, self._clear = (
+            client.register_script(files("workers").joinpath(name).read_text("utf-8"))
+            for name in ("view.lua", "clear.lua")
         )
         self._believed: dict[str, int] = {}
         self._partitions = self._assigned()
@@ -88,16 +89,15 @@ class View:
         self._believed = positions
 
     async def clear(self) -> dict[str, int]:
-        """Empty the view, and set its places before the beginning."""
+        """Empty the view at once, and set its places before the beginning."""
         logger.info("building the view anew")
+        patterns = self._names.owned()
         with store.converted():
-            for pattern in self._names.owned():
-                async for key in self._client.scan_iter(match=pattern, count=1000):
-                    await self._client.delete(key)
-            positions = dict.fromkeys(self._partitions, -1)
-            if positions:
-                await self._client.hset(self._names.positions, mapping=dict[Any, Any](positions))
-        return positions
+            await self._clear(
+                keys=[self._names.positions],
+                args=[len(patterns), *patterns, *self._partitions],
+            )
+        return dict.fromkeys(self._partitions, -1)
 
     async def look(self) -> None:
         """Check that Redis holds what was written to it.
@@ -135,7 +135,7 @@ class View:
             pipe = self._client.pipeline(transaction=False)
             for change in self._changes(records):
                 before = last.get(change.place, self._believed.get(change.place, -1))
-                await self._script(
+                await self._change(
                     keys=[self._names.positions, *change.keys],
                     args=[change.operation, change.place, before, change.offset, *change.values],
                     client=pipe,
@@ -213,5 +213,8 @@ async def rebuild(settings: Settings) -> int:
         await view.resume()
         count = 0
         while not await view.complete():
-            count += await view.poll()
+            try:
+                count += await view.poll()
+            except Lost:  # a view worker that runs too was first
+                await view.resume()
         return count

@@ -1,0 +1,104 @@
+"""Orders of an operator: signed, and put on ``commands`` for the remediation worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+from rich.console import Console
+
+from nnsec.errors import ConfigError
+from nnsec.settings import Settings
+from nnsec.trust import keys
+from nnsec.trust.commands import sign_command
+from schemas.command import Command, CommandKind
+
+Key = Annotated[Path, typer.Option("--key", help="Operator's private key (PEM file).")]
+Reason = Annotated[str, typer.Option(help="Why, in one line; kept for ever.")]
+Model = Annotated[str, typer.Option(help="The model; default the only one configured.")]
+Minutes = Annotated[float, typer.Option(min=0.1, help="Minutes for which the order is valid.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+VALID_MINUTES = 10.0
+
+
+def give(
+    settings: Settings,
+    kind: CommandKind,
+    *,
+    model: str,
+    target: str,
+    reason: str,
+    key: Path,
+    minutes: float,
+    as_json: bool,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Sign an order, publish it, and say under which id.
+
+    Raises
+    ------
+    ConfigError
+        If the key is not one that the remediation worker would trust.
+    """
+    now = datetime.now(UTC)
+    command = Command(
+        id=str(uuid4()), kind=kind, model=model, target=target, reason=" ".join(reason.split()),
+        issued=now, expires=now + timedelta(minutes=minutes), parameters=dict(parameters),
+    )  # fmt: skip
+    asyncio.run(_publish(settings, command, _trusted(settings, key)))
+    if as_json:
+        typer.echo(json.dumps({"command": command.id, "action": f"command-{command.id}"}))
+    else:
+        Console().print(
+            f"ordered: {kind} of {target or model}, command {command.id}, for {minutes:g} min",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def one_model(settings: Settings, model: str) -> str:
+    """The model that an order is for.
+
+    Raises
+    ------
+    ConfigError
+        If it is not configured, or none is named and there is not exactly one.
+    """
+    there = ", ".join(settings.models) or "none"
+    if model:
+        if model not in settings.models:
+            raise ConfigError(f"no model {model!r} is configured; there are: {there}")
+        return model
+    if len(settings.models) != 1:
+        raise ConfigError(f"name the model with --model; configured are: {there}")
+    return next(iter(settings.models))
+
+
+def _trusted(settings: Settings, path: Path) -> keys.PrivateKey:
+    key = keys.load_private(path)
+    if key.id not in {keys.load_public(name).id for name in settings.trust.operator_keys}:
+        raise ConfigError(
+            f"{path} is no key of [trust] operator_keys, so the order would be refused; "
+            f"add {path}.pub there"
+        )
+    return key
+
+
+async def _publish(settings: Settings, command: Command, key: keys.PrivateKey) -> None:
+    from nnsec.adapters import kafka
+    from nnsec.adapters.records import Out
+    from schemas.headers import event_headers
+
+    kafka.outage.listen()
+    await kafka.declare(settings, now=command.issued)
+    headers = event_headers(
+        "command", id=command.id, source_role="operator", time=command.issued
+    )  # fmt: skip
+    async with kafka.publisher(settings) as publish:
+        await publish(Out("commands", sign_command(command, key), command.model.encode(), headers))
