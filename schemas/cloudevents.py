@@ -99,18 +99,8 @@ def _attributes(envelope: Mapping[str, Any]) -> dict[str, str]:
         field = strict_json.shown(name)
         if not _NAME.fullmatch(name):
             raise SchemaError("attributes are named in lower-case letters and digits", field=field)
-        if value is None:
-            continue
-        if name in _TEXTS and (type(value) is not str or not value):
-            raise SchemaError("this attribute is text, and not empty", field=field)
-        if type(value) not in (str, int, bool):
-            raise SchemaError("an attribute is text, a whole number or a truth value", field=field)
-        if type(value) is int and not -(2**31) <= value < 2**31:
-            raise SchemaError("a number of more than 32 bits", field=field)
-        text = str(value).lower() if type(value) is bool else str(value)
-        if _CONTROL.search(text):
-            raise SchemaError("no control characters are allowed", field=field)
-        found[name] = text
+        if value is not None:
+            found[name] = _text(name, value, field)
     for name in _REQUIRED:
         if name not in found:
             raise SchemaError("a CloudEvent needs this attribute", field=name)
@@ -119,6 +109,20 @@ def _attributes(envelope: Mapping[str, Any]) -> dict[str, str]:
     if "time" in found:
         parse_time(found["time"], field="time")
     return found
+
+
+def _text(name: str, value: Any, field: str) -> str:
+    """One attribute as text; only texts, whole numbers of 32 bits and truth values are allowed."""
+    if name in _TEXTS and (type(value) is not str or not value):
+        raise SchemaError("this attribute is text, and not empty", field=field)
+    if type(value) not in (str, int, bool):
+        raise SchemaError("an attribute is text, a whole number or a truth value", field=field)
+    if type(value) is int and not -(2**31) <= value < 2**31:
+        raise SchemaError("a number of more than 32 bits", field=field)
+    text = str(value).lower() if type(value) is bool else str(value)
+    if _CONTROL.search(text):
+        raise SchemaError("no control characters are allowed", field=field)
+    return text
 
 
 def _payload(

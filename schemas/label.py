@@ -15,5 +15,5 @@ class Label(UserEvent):
     event: ClassVar[str] = "label"
 
     id: Annotated[str, Field(min_length=1, max_length=256)]
-    row: Annotated[int, Field(ge=0)] = 0
-    label: Annotated[int, Field(ge=0)]
+    row: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    label: Annotated[int, Field(ge=0, lt=2**16)]

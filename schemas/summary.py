@@ -57,7 +57,11 @@ LABEL_ROW = np.dtype(
         ("label", "<u2"),
     ]
 )  # fmt: skip
-"""One label that met its score; the position is the label's, in ``labels``."""
+"""One label that met its score; the position is that of whichever came second.
+
+So that positions only grow in ``labels`` and in ``scores``, though a label may come before its
+score; ``Summary.topic`` says which of the two.
+"""
 
 ROWS: dict[str, np.dtype[Any]] = {"input": INPUT_ROW, "sample": SAMPLE_ROW, "label": LABEL_ROW}
 

@@ -52,7 +52,7 @@ TOPICS: dict[str, Topic] = {
     for topic in (
         _user("inference.inputs", "client"),
         _user("training.samples", "source"),
-        _user("labels", "record id"),
+        Topic("labels", ("user", "join"), "record id", "inputs", 7 * DAY_MS, log_append_time=True),
         _user("federated.updates", "round", "control"),
         Topic("scores", ("score",), "record id", "inputs", 7 * DAY_MS),
         Topic("summaries", ("score", "screen", "join"), "model", "control", DAY_MS),

@@ -34,6 +34,8 @@ class Tail:
         Without the prefix; declared before.
     start:
         (topic, partition) to the offset to begin at; others begin at the beginning.
+    only:
+        Whether the partitions named in ``start`` are all that is read.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class Tail:
         settings: Settings,
         topics: Sequence[str],
         start: Mapping[tuple[str, int], int] = MappingProxyType({}),
+        *,
+        only: bool = False,
     ) -> None:
         self._settings = settings
-        self._topics = tuple(topics)
+        self._topics = () if only else tuple(topics)
         self._start = start
         self._consumer: Any = None
 
@@ -55,10 +59,14 @@ class Tail:
         options |= {"auto_offset_reset": "earliest", "enable_auto_commit": False}
         options["fetch_max_wait_ms"] = kafka.fetch_max_wait_ms
         self._consumer = await connected(lambda: AIOKafkaConsumer(*names, **options))
-        for (topic, partition), offset in self._start.items():
-            self._consumer.seek(
-                TopicPartition(topic_name(self._settings, topic), partition), offset
-            )
+        places = {
+            TopicPartition(topic_name(self._settings, topic), partition): offset
+            for (topic, partition), offset in self._start.items()
+        }
+        if not names:
+            self._consumer.assign(list(places))
+        for partition, offset in places.items():
+            self._consumer.seek(partition, offset)
 
     async def stop(self) -> None:
         """Disconnect; twice is once."""
@@ -120,9 +128,11 @@ async def read_to_end(
     settings: Settings,
     topics: Sequence[str],
     start: Mapping[tuple[str, int], int] = MappingProxyType({}),
+    *,
+    only: bool = False,
 ) -> AsyncIterator[Record]:
     """Yield all records that topics hold now; parameters as for `Tail`."""
-    tail = Tail(settings, topics, start)
+    tail = Tail(settings, topics, start, only=only)
     await tail.start()
     try:
         async for record in tail.to_end():
