@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, get_args
@@ -69,24 +69,25 @@ async def _show(
 ) -> None:
     console, notes = Console(), Console(stderr=True)
     shown = 0
-    async for value in follow(settings, beginning=beginning):
-        try:
-            alert = Alert.decode(value)
-        except SchemaError as error:
-            notes.print(f"no alert, passed over: {error}", markup=False, style="red")
-            continue
-        if alert not in wanted:
-            continue
-        if as_json:
-            typer.echo(alert.encode())
-        else:
-            console.print(line(alert), soft_wrap=True)
-        shown += 1
-        if shown == limit:
-            return
+    async with contextlib.aclosing(follow(settings, beginning=beginning)) as values:
+        async for value in values:
+            try:
+                alert = Alert.decode(value)
+            except SchemaError as error:
+                notes.print(f"no alert, passed over: {error}", markup=False, style="red")
+                continue
+            if alert not in wanted:
+                continue
+            if as_json:
+                typer.echo(alert.encode())
+            else:
+                console.print(line(alert), soft_wrap=True)
+            shown += 1
+            if shown == limit:
+                return
 
 
-async def follow(settings: Settings, *, beginning: bool) -> AsyncIterator[bytes | None]:
+async def follow(settings: Settings, *, beginning: bool) -> AsyncGenerator[bytes | None]:
     """Yield the values of ``alerts``, for ever, waiting for a broker that is away.
 
     Parameters

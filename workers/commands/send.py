@@ -203,9 +203,10 @@ def read(file: Path | None, dataset: str, folder: Path | None, limit: int) -> Da
 
 def _read_file(file: Path) -> Data:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # Opened here, as numpy leaves a file open that is no zip archive.
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             x, y = arrays["x"], arrays["y"] if "y" in arrays.files else None
-    except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise ConfigError(
             f"{file} is no npz file with an array x: {error}; write it with numpy.savez"
         ) from error
