@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnsec import attacks
 from nnsec.adapters.registry import SIGNATURE, Registry
-from nnsec.bets import LEVELS
 from nnsec.checkpoints import reference, signing, tensors
 from nnsec.checkpoints.golden import Golden
 from nnsec.checkpoints.loading import Checkpoint, build, with_weights
@@ -26,13 +22,12 @@ from nnsec.checkpoints.manifest import (
     MANIFEST,
     SCREENS,
     WEIGHTS,
-    CalibrationFigures,
-    DriftReference,
     InputSpec,
     Manifest,
     Metrics,
     Parent,
 )
+from nnsec.checkpoints.measuring import calibration_figures, drift_reference, measure
 from nnsec.checkpoints.provenance import Provenance
 from nnsec.checkpoints.verification import verify_files
 from nnsec.errors import ConfigError, Unsafe
@@ -40,13 +35,14 @@ from nnsec.network import Network
 from nnsec.poisoning import ScreenSuite
 from nnsec.settings import ModelTable
 from nnsec.splits import Splits
-from nnsec.suite import Scored, Suite
+from nnsec.suite import Suite
 from nnsec.trust.keys import PrivateKey
 
-ATTACK_ROWS = 128
-ATTACK_EPSILON = 0.1
-ATTACK_STEPS = 10
-"""The PGD that a manifest reports on unless the caller measured another."""
+STEPS = (
+    "building the network", "fitting the detectors", "fitting the screens",
+    "measuring accuracy, clean and under attack", "signing, and reading it back",
+)  # fmt: skip
+"""What `create` tells of, in this order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +88,7 @@ def create(
     metrics: Metrics | None = None,
     splits: Splits | None = None,
     expires: datetime | None = None,
+    told: Callable[[str], object] = str,
 ) -> Created:
     """Fit the detectors and screens on clean data, calibrate, sign, read back and upload.
 
@@ -127,6 +124,8 @@ def create(
         Which rows serve for what; None to draw them.
     expires:
         End of its validity; None for no end.
+    told:
+        Is told each of `STEPS` as it begins.
 
     Raises
     ------
@@ -137,6 +136,7 @@ def create(
     TransientError
         If the registry is away.
     """
+    told(STEPS[0])
     content = _weights(weights)
     module = with_weights(spec, tensors.load_tensors(WEIGHTS, content))
     network = Network(module, spec.input, spec.features, spec.device)
@@ -144,10 +144,13 @@ def create(
         x, y, input=spec.input, classes=_classes(network, spec), alpha=spec.alpha, splits=splits
     )
     parts = splits if splits is not None else Splits.stratified(data.y, seed=seed)
+    told(STEPS[1])
     suite = Suite.fit(
         network, data.x, data.y, splits=parts, seed=seed, alpha=spec.alpha, detectors=spec.detectors
     )
+    told(STEPS[2])
     screens = ScreenSuite.fit(network, data.x, data.y, splits=parts, seed=seed, alpha=spec.alpha)
+    told(STEPS[3])
     held = np.random.default_rng(seed).permutation(np.concatenate([parts.calibrate, parts.test]))
     calibrated = suite.score(data.x[parts.calibrate])
     manifest = Manifest(
@@ -165,13 +168,14 @@ def create(
         reference_digest=data.digest(),
         reference_learned=reference_provenance.learned if reference_provenance else (),
         detectors=suite.names,
-        calibration=_figures(suite),
+        calibration=calibration_figures(suite),
         metrics=metrics or measure(network, data.x[held], data.y[held], seed=seed),
-        drift=_drift(calibrated, network.classes),
+        drift=drift_reference(calibrated, network.classes),
         seed=seed,
         created=now,
         expires=expires,
     )
+    told(STEPS[4])
     files = {
         WEIGHTS: content,
         DETECTORS: tensors.dump_arrays(suite.state()),
@@ -218,42 +222,6 @@ def publish(
     return Created(manifest, verified.digest, location, checkpoint)
 
 
-def measure(
-    network: Network,
-    x: NDArray[Any],
-    y: NDArray[np.int64],
-    *,
-    seed: int,
-    epsilon: float = ATTACK_EPSILON,
-    steps: int = ATTACK_STEPS,
-) -> Metrics:
-    """Accuracy on clean inputs, and on the first 128 of them under PGD (L∞).
-
-    Parameters
-    ----------
-    x:
-        (n, *shape) held-out inputs in the wire dtype.
-    y:
-        (n,) their classes.
-    epsilon:
-        Share of the input range.
-    """
-    right = network.forward(x).prediction == y
-    rows = min(len(x), ATTACK_ROWS)
-    labels = torch.from_numpy(np.ascontiguousarray(y[:rows])).to(network.device)
-    attacked = attacks.pgd(
-        network.module, network.scale(x[:rows]), labels, epsilon=epsilon, steps=steps, seed=seed
-    )
-    robust = network.from_scaled(attacked).prediction == y[:rows]
-    return Metrics(
-        n=len(x),
-        clean_accuracy=float(right.mean()),
-        robust_accuracy=float(robust.mean()),
-        epsilon=epsilon,
-        steps=steps,
-    )
-
-
 def _weights(weights: bytes | Path | Mapping[str, Tensor]) -> bytes:
     if isinstance(weights, bytes):
         return weights
@@ -272,29 +240,3 @@ def _classes(network: Network, spec: ModelTable) -> int:
             f"{network.classes} classes; correct one of the two"
         )
     return network.classes
-
-
-def _figures(suite: Suite) -> CalibrationFigures:
-    promise = suite.calibration.describe()
-    return CalibrationFigures(
-        n=promise.n,
-        alpha=promise.alpha,
-        smallest_p=promise.smallest_p,
-        false_positive_rate=promise.false_positive_rate,
-        smallest_attack_share=promise.smallest_attack_share,
-        thresholds=tuple(map(float, suite.calibration.thresholds)),
-        rates=tuple(map(float, suite.calibration.rates)),
-    )
-
-
-def _drift(scored: Scored, classes: int) -> DriftReference:
-    n = len(scored.prediction)
-    ordered = np.sort(scored.confidence.astype(np.float64))
-    counts = np.bincount(scored.prediction, minlength=classes)
-    # The m-th smallest: at most m − 1 of the calibration inputs are strictly under it.
-    ranks = {level: max(1, math.ceil(round(level * n, 9))) for level in LEVELS}
-    return DriftReference(
-        n=n,
-        class_rates=tuple(float(count) / n for count in counts),
-        confidence=tuple((level, min(1.0, float(ordered[m - 1]))) for level, m in ranks.items()),
-    )
