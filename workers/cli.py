@@ -18,8 +18,11 @@ from schemas.errors import NNSecError
 from workers import embedded
 from workers.commands import (
     alerts,
+    calibrate,
+    checkpoint,
     doctor,
     incidents,
+    keys,
     quarantine,
     rebuild,
     schema,
@@ -62,6 +65,9 @@ app.add_typer(send.app, name="send")
 app.command()(alerts.alerts)
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(checkpoint.app, name="checkpoint")
+app.command()(calibrate.calibrate)
+app.add_typer(keys.app, name="keys")
 app.command()(rebuild.rebuild)
 app.command()(doctor.doctor)
 app.command()(topics.topics)

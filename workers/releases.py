@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Literal
 from uuid import uuid5
 
 from nnsec.adapters import kafka
@@ -17,7 +18,7 @@ from schemas.model_statement import ModelStatement
 ROLE = "release"
 VALID = timedelta(hours=1)
 """Workers must read a statement within; what was activated in its time goes on counting."""
-PHASES = ("prepare", "activate")
+PHASES: tuple[Literal["prepare", "activate"], ...] = ("prepare", "activate")
 
 
 async def release(

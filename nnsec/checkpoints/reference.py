@@ -74,6 +74,7 @@ def check(
     classes: int,
     alpha: float,
     splits: Splits | None = None,
+    counted: bool = True,
 ) -> Reference:
     """Check data against the model's configuration.
 
@@ -87,6 +88,8 @@ def check(
         Inputs with a p-value of at most this are flagged; it decides how many are needed.
     splits:
         Which rows serve for what; None to draw them.
+    counted:
+        Whether so many are needed that they can calibrate.
 
     Raises
     ------
@@ -104,7 +107,8 @@ def check(
             f"reference y goes from {y.min()} to {y.max()}, and the model has {classes} classes, "
             f"0 to {classes - 1}; correct y or the architecture"
         )
-    _check_count(len(x), alpha, splits)
+    if counted:
+        _check_count(len(x), alpha, splits)
     return Reference(np.ascontiguousarray(x), np.ascontiguousarray(y, np.int64))
 
 
