@@ -124,14 +124,19 @@ class CorrelateAgent:
         self._keys = tuple(keys.load_public(p) for p in context.settings.trust.operator_keys)
         self._book = _Book()
         self._held: frozenset[int] = frozenset()
+        self._handed: Sequence[Out] = ()
+        self._again: list[Out] = []
         self._ticked: float | None = None
 
     async def assigned(self, partitions: frozenset[tuple[str, int]]) -> None:
         """Rebuild the incidents of partitions that are new from what was written of them."""
         held = frozenset(partition for topic, partition in partitions if topic == "alerts")
-        self._book.keep(held & self._held)
-        fresh, self._held = held - self._held, held
-        if fresh:
+        kept = self._held = held & self._held
+        self._book.keep(kept)
+        # What was handed out last may have been given up unpublished, though it was counted.
+        self._again = [out for out in (*self._again, *self._handed) if out.partition in kept]
+        self._handed = ()
+        if fresh := held - kept:
             newest: dict[UUID, tuple[int, Incident]] = {}
             async for record in self._read(fresh):
                 if record.partition in fresh:
@@ -139,12 +144,13 @@ class CorrelateAgent:
                     newest[incident.id] = (record.partition, incident)
             for partition, incident in newest.values():
                 self._book.put(_Case(incident, partition))
+        self._held = held  # only now, so that after a failed read it is tried again as a whole
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
         """Fold a batch; all of it is decoded first, so that a bad record leaves no trace."""
         events = [(record, named) for record in records for named in self._decode(record)]
         applied = [self._apply(record, target, event) for record, (target, event) in events]
-        return [out for out in applied if out is not None]
+        return self._hand([out for out in applied if out is not None])
 
     async def tick(self, now: float) -> Sequence[Out]:
         """Write held-back evidence, and end what has been quiet for long enough."""
@@ -165,7 +171,11 @@ class CorrelateAgent:
                 )
                 if (out := self._take(case, taken, now)) is not None:
                     outs.append(out)
-        return outs
+        return self._hand(outs)
+
+    def _hand(self, outs: Sequence[Out]) -> Sequence[Out]:
+        self._handed, self._again = [*self._again, *outs], []
+        return self._handed
 
     def _decode(self, record: Record) -> Iterable[tuple[UUID | None, Event]]:
         """The event of a record and the incident that it names; an alert names none."""

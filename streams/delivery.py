@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -136,7 +137,8 @@ class Delivery:
         self._retries = 0
         epoch = self._source.intake.epoch
         if outs:
-            await self._send(outs, lambda: self._source.intake.epoch != epoch)
+            with contextlib.suppress(Abandoned):
+                await self._send(outs, lambda: self._source.intake.epoch != epoch)
 
     # --- batches ---
 

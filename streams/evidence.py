@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +23,7 @@ from nnsec.drift import Reference
 from nnsec.errors import NNSecError, TransientError
 from nnsec.watch import Watch
 from schemas.alert import Alert
+from schemas.base import Model
 from schemas.headers import event_headers
 from schemas.summary import Summary
 from streams.agent import Context
@@ -33,6 +33,8 @@ SNAPSHOT_EVERY = 1.0
 SNAPSHOT_BYTES = 900_000
 """Larger ones are not written; the summaries are then read again from the last one that was."""
 SAY_EVERY_MS = 60_000
+REFERENCES = 64
+"""Calibrations remembered; a version of a model never changes."""
 
 ALERTS = Counter("nnsec_alerts", "Alerts written", ["model", "threat"])
 UNJUDGED = Counter("nnsec_unjudged_summaries", "Summaries without a usable checkpoint", ["model"])
@@ -44,7 +46,15 @@ CONCENTRATED = Gauge(
 )
 
 logger = logging.getLogger(__name__)
-Reader = Callable[[str, frozenset[int]], AsyncIterator[Record]]
+Reader = Callable[[str, Mapping[int, int] | None], AsyncIterator[Record]]
+
+
+class Snapshot(Model):
+    """The state of one partition of `summaries`; each model's part is behind its digest."""
+
+    log: UUID
+    offset: int
+    models: dict[str, str]
 
 
 class EvidenceAgent:
@@ -55,7 +65,8 @@ class EvidenceAgent:
     context:
         Settings (``budget``) and ``checkpoints.calibration(model, version)``.
     read:
-        Reads partitions of a topic from the beginning to the end; for tests.
+        Reads the partitions of a topic from an offset each to the end, or, if none is named, all
+        of it; for tests.
     """
 
     role = "evidence"
@@ -68,32 +79,45 @@ class EvidenceAgent:
         self._offsets: dict[int, int] = {}
         self._held: frozenset[int] = frozenset()
         self._changed: dict[int, float] = {}
+        self._references: dict[tuple[str, str], Reference] = {}
+        self._handed: Sequence[Out] = ()
         self._pending: list[Out] = []
         self._said = 0
 
     async def assigned(self, partitions: frozenset[tuple[str, int]]) -> None:
         """Rebuild what new partitions had led to, and forget those that others hold now."""
         held = frozenset(number for topic, number in partitions if topic == "summaries")
-        fresh, self._held = held - self._held, held
-        self._watches = {k: w for k, w in self._watches.items() if k[0] in held - fresh}
-        self._offsets = {p: o for p, o in self._offsets.items() if p in held - fresh}
-        self._changed = {p: t for p, t in self._changed.items() if p in held - fresh}
-        if not fresh:
-            return
-        await self._restore(fresh)
-        sent = {_alert_id(record) async for record in self._read("alerts", frozenset())}
-        async for record in self._read("summaries", fresh):
-            if record.partition in fresh and record.offset > self._offsets.get(
-                record.partition, -1
-            ):
-                try:
-                    summary = Summary.decode(record.value)
-                    reference = await self._reference(summary)
-                except NNSecError as error:
-                    logger.warning("summary %d/%d: %s", record.partition, record.offset, error)
-                    continue
+        kept = self._held = held & self._held
+        # What was handed out last may have been given up unpublished, though its rows count.
+        self._pending = [out for out in self._handed if out.topic == "alerts"] + self._pending
+        self._handed = ()
+        self._watches = {k: w for k, w in self._watches.items() if k[0] in kept}
+        self._offsets = {p: o for p, o in self._offsets.items() if p in kept}
+        self._changed = {p: t for p, t in self._changed.items() if p in kept}
+        if fresh := held - kept:
+            self._pending += await self._rebuild(fresh)
+        self._held = held  # only now, so that after a failed read it is tried again as a whole
+
+    async def _rebuild(self, partitions: frozenset[int]) -> list[Out]:
+        """Restore snapshots and read on from there; the alerts that were never written."""
+        self._watches = {k: w for k, w in self._watches.items() if k[0] not in partitions}
+        self._offsets = {p: o for p, o in self._offsets.items() if p not in partitions}
+        await self._restore(partitions)
+        sent = {dict(record.headers).get("ce_id") async for record in self._read("alerts", None)}
+        found: list[Out] = []
+        start = {number: self._offsets.get(number, -1) + 1 for number in partitions}
+        async for record in self._read("summaries", start):
+            try:
+                summary = Summary.decode(record.value)
+                reference = await self._reference(summary)
                 alerts = self._apply(record, summary, reference)
-                self._pending += [_out(alert) for alert in alerts if alert.id not in sent]
+            except TransientError:
+                raise
+            except NNSecError as error:
+                logger.warning("summary %d/%d: %s", record.partition, record.offset, error)
+                continue
+            found += [_out(alert) for alert in alerts if str(alert.id).encode() not in sent]
+        return found
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
         """Apply a batch; all of it is decoded first, so that a bad record leaves no trace."""
@@ -105,11 +129,18 @@ class EvidenceAgent:
         outs, self._pending = self._pending, []
         for record, summary, reference in decoded:
             outs += [_out(alert) for alert in self._apply(record, summary, reference)]
+        self._handed = outs
         return outs
 
     async def tick(self, now: float) -> Sequence[Out]:
-        """Write a snapshot of what has changed, at most once a second."""
-        outs, self._pending = self._pending, []
+        """Write a snapshot of what has changed, at most once a second.
+
+        Never together with alerts: a snapshot is written only when all that its rows led to is.
+        """
+        self._handed, self._pending = self._pending, []
+        if self._handed:
+            return self._handed
+        outs: list[Out] = []
         for partition, since in list(self._changed.items()):
             if since == 0.0:
                 self._changed[partition] = now
@@ -120,6 +151,9 @@ class EvidenceAgent:
 
     async def _reference(self, summary: Summary) -> Reference | None:
         """The calibration of a summary's checkpoint; None if there is none to be had."""
+        known = self._references.get((summary.model, summary.model_version))
+        if known is not None:
+            return known
         find: Any = self._context.checkpoints
         try:
             found: Reference = await asyncio.to_thread(
@@ -131,6 +165,9 @@ class EvidenceAgent:
             UNJUDGED.labels(summary.model).inc()
             logger.warning("%s %s is not judged: %s", summary.model, summary.model_version, error)
             return None
+        if len(self._references) >= REFERENCES:
+            del self._references[next(iter(self._references))]
+        self._references[summary.model, summary.model_version] = found
         return found
 
     def _apply(self, record: Record, summary: Summary, reference: Reference | None) -> list[Alert]:
@@ -167,8 +204,8 @@ class EvidenceAgent:
             if number == partition
         }
         log = self._context.logs["summaries"]
-        state = {"log": str(log), "offset": self._offsets[partition], "models": models}
-        value = json.dumps(state, separators=(",", ":")).encode()
+        state = Snapshot(log=log, offset=self._offsets[partition], models=models)
+        value = state.model_dump_json().encode()
         if len(value) > SNAPSHOT_BYTES:
             logger.warning("the state of summaries/%d is too large for a snapshot", partition)
             return []
@@ -178,37 +215,33 @@ class EvidenceAgent:
         """Take up the newest snapshot of each partition; one that is damaged is not used."""
         newest: dict[int, bytes] = {}
         names = {f"evidence/{number}".encode(): number for number in partitions}
-        async for record in self._read("state", frozenset()):
+        async for record in self._read("state", None):
             if record.key in names and record.value is not None:
                 newest[names[record.key]] = record.value
         for partition, value in newest.items():
             try:
-                state = json.loads(value)
-                if state["log"] != str(self._context.logs["summaries"]):
+                state = Snapshot.model_validate_json(value)
+                if state.log != self._context.logs["summaries"]:
                     continue  # of a topic that was made anew
                 watches = {}
-                for model, raw in state["models"].items():
+                for model, raw in state.models.items():
                     watch = Watch(model, self._context.settings.budget)
                     watch.restore(base64.b64decode(raw))
                     watches[partition, model] = watch
-            except (NNSecError, ValueError, KeyError, TypeError) as error:
+            except (NNSecError, ValueError) as error:
                 logger.warning("the snapshot of summaries/%d is not used: %s", partition, error)
                 continue
             self._watches |= watches
-            self._offsets[partition] = int(state["offset"])
+            self._offsets[partition] = state.offset
 
-    async def _read_topic(self, topic: str, partitions: frozenset[int]) -> AsyncIterator[Record]:
-        """All records of a topic's partitions; of all partitions if none is named."""
-        async for record in kafka.read_to_end(self._context.settings, (topic,)):
-            if not partitions or record.partition in partitions:
-                yield record
-
-
-def _alert_id(record: Record) -> UUID | None:
-    try:
-        return Alert.decode(record.value).id
-    except NNSecError:
-        return None  # not ours; the correlator says so
+    async def _read_topic(
+        self, topic: str, start: Mapping[int, int] | None
+    ) -> AsyncIterator[Record]:
+        places = {(topic, number): offset for number, offset in (start or {}).items()}
+        async for record in kafka.read_to_end(
+            self._context.settings, (topic,), places, only=start is not None
+        ):
+            yield record
 
 
 def _out(alert: Alert) -> Out:
