@@ -59,6 +59,8 @@ class Sample:
     labels: NDArray[np.int64]
     encoding: Encoding
     trace: Written = ()
+    label_field: str = "inputs[1].data"
+    """Where the labels were, for a dead letter."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -161,6 +163,7 @@ def decode_sample(
         labels=_labels(arrays[LABEL], len(x), expected.classes),
         encoding=opened.encoding,
         trace=opened.trace,
+        label_field=f"{arrays[LABEL][0]}.data",
     )
 
 

@@ -10,6 +10,7 @@ from streams.agent import Agent, Context
 
 ROLES = {
     "score": "streams.score:ScoreAgent",
+    "screen": "streams.screen:ScreenAgent",
     "join": "streams.join:JoinAgent",
     "evidence": "streams.evidence:EvidenceAgent",
     "correlate": "streams.correlate:CorrelateAgent",

@@ -31,7 +31,9 @@ from schemas.topics import TOPICS, UNLIMITED, Topic
 REPLICAS = 3
 BROKER_MAX_MESSAGE = 1_048_588
 """Kafka's own default of ``max.message.bytes``."""
-DEAD_LETTER_ROOM = 256 * 1024
+ROOM = 256 * 1024
+ROOMY = ("dead-letters", "training.accepted", "training.quarantine")
+"""Topics that hold what users sent, and `ROOM` beside for what was found in it."""
 _PATIENCE = 5.0
 """Seconds in which whoever created a topic should have written its identity."""
 
@@ -61,8 +63,8 @@ def config(settings: Settings, topic: Topic) -> dict[str, str]:
     if topic.log_append_time:
         found["message.timestamp.type"] = "LogAppendTime"
     limit = settings.kafka.max_message_bytes
-    if topic.name == "dead-letters":
-        found["max.message.bytes"] = str((limit or BROKER_MAX_MESSAGE) + DEAD_LETTER_ROOM)
+    if topic.name in ROOMY:
+        found["max.message.bytes"] = str((limit or BROKER_MAX_MESSAGE) + ROOM)
     elif limit is not None:
         found["max.message.bytes"] = str(limit)
     return found

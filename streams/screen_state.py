@@ -1,0 +1,174 @@
+"""What the screen remembers of the sources of a partition, and how it outlives a kill.
+
+The state of a partition is the windows of its sources as of an offset. A snapshot is both, so that
+reading again from that offset leads to what there was. It is one record on ``state`` under
+``screen/<partition>``; a large one is cut into records under ``screen/<partition>/<slot>/<i>``, in
+two slots by turns, and the first record, written when they are acknowledged, says which slot holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from nnsec.adapters.records import Out
+from nnsec.errors import DigestMismatch
+from nnsec.poisoning import SourceWindow
+
+SOURCES = 512
+"""Windows in a partition; when there are more, the least recently used one goes."""
+PART_BYTES = 900_000
+"""Bytes of a snapshot in one record, under what every broker takes."""
+
+Key = tuple[str, str]
+"""Model and source."""
+
+
+class Windows:
+    """The windows of the sources of one partition, as of an offset.
+
+    Parameters
+    ----------
+    offset:
+        Of the record that comes next.
+    capacity:
+        Windows kept.
+    """
+
+    def __init__(self, offset: int, capacity: int = SOURCES) -> None:
+        self.offset = offset
+        self.capacity = capacity
+        self._held: OrderedDict[Key, SourceWindow] = OrderedDict()
+        self._own: set[Key] = set()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._held
+
+    def branch(self) -> Windows:
+        """Make a state that changes by itself; windows are copied when they are first opened."""
+        twin = Windows(self.offset, self.capacity)
+        twin._held = self._held.copy()
+        return twin
+
+    def open(self, key: Key, places: int) -> SourceWindow:
+        """The window of a source, to be changed; a new one for a source that is not known.
+
+        Parameters
+        ----------
+        places:
+            Codes per sample; a window of inputs of another shape begins anew.
+        """
+        window = self._held.get(key)
+        if window is None or window.places != places:
+            window = SourceWindow(places)
+        elif key not in self._own:
+            window = window.copy()
+        self._held[key] = window
+        self._held.move_to_end(key)
+        self._own.add(key)
+        while len(self._held) > self.capacity:
+            gone, _ = self._held.popitem(last=False)
+            self._own.discard(gone)
+        return window
+
+    def dump(self) -> bytes:
+        """All windows, least recently used first, behind a line that lists them."""
+        written = [(key, window.snapshot()) for key, window in self._held.items()]
+        listed = [[*key, len(raw)] for key, raw in written]
+        return json.dumps(listed).encode() + b"\n" + b"".join(raw for _, raw in written)
+
+    @classmethod
+    def load(cls, offset: int, dumped: bytes, capacity: int = SOURCES) -> Windows:
+        """Read what `dump` wrote.
+
+        Raises
+        ------
+        DigestMismatch
+            If it is none.
+        """
+        line, _, body = dumped.partition(b"\n")
+        state, start = cls(offset, capacity), 0
+        try:
+            for model, source, size in json.loads(line):
+                window = SourceWindow.restore(body[start : start + size])
+                state._held[str(model), str(source)] = window
+                start += size
+        except (ValueError, TypeError) as error:
+            raise DigestMismatch(f"no list of windows: {error}") from error
+        return state
+
+
+def snapshot(partition: int, state: Windows, *, log: UUID, slot: int) -> tuple[list[Out], Out]:
+    """Write a state down.
+
+    Parameters
+    ----------
+    log:
+        Identity of the log of ``training.samples``.
+    slot:
+        0 or 1; not the one of the last snapshot.
+
+    Returns
+    -------
+    parts, head:
+        The head is to be published when all parts are acknowledged; a small state has no parts.
+    """
+    body = state.dump()
+    name = f"screen/{partition}"
+    cuts = [] if len(body) <= PART_BYTES else range(0, len(body), PART_BYTES)
+    parts = [
+        Out("state", body[start : start + PART_BYTES], f"{name}/{slot}/{number}".encode())
+        for number, start in enumerate(cuts)
+    ]
+    head = {
+        "log": str(log), "offset": state.offset, "slot": slot, "parts": len(parts),
+        "digest": hashlib.sha256(body).hexdigest(),
+    }  # fmt: skip
+    value = json.dumps(head).encode() + b"\n" + (b"" if parts else body)
+    return parts, Out("state", value, name.encode())
+
+
+def restore(
+    partition: int, found: Mapping[bytes, bytes], *, log: UUID, capacity: int = SOURCES
+) -> tuple[Windows, int] | None:
+    """Take up the newest snapshot of a partition.
+
+    Parameters
+    ----------
+    found:
+        The newest value of each key on ``state`` that begins with ``screen/``.
+
+    Returns
+    -------
+    state, slot:
+        None if there is none of this log.
+
+    Raises
+    ------
+    DigestMismatch
+        If it is not, byte for byte, what was written.
+    """
+    name = f"screen/{partition}"
+    if (value := found.get(name.encode())) is None:
+        return None
+    line, _, body = value.partition(b"\n")
+    try:
+        head: dict[str, Any] = json.loads(line)
+        if head["log"] != str(log):
+            return None  # of a topic that was made anew
+        offset, slot, digest = int(head["offset"]), int(head["slot"]), str(head["digest"])
+        if head["parts"]:
+            keys = (f"{name}/{slot}/{number}" for number in range(head["parts"]))
+            body = b"".join(found[key.encode()] for key in keys)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DigestMismatch(f"no snapshot of training.samples/{partition}: {error!r}") from error
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise DigestMismatch(f"the snapshot of training.samples/{partition} has other bytes")
+    return Windows.load(offset, body, capacity), slot
