@@ -15,7 +15,7 @@ from nnsec.errors import ConfigError
 from nnsec.settings import Settings
 from nnsec.trust import keys
 from workers.commands import orders
-from workers.commands.checkpoint import promises
+from workers.commands.cards import promises
 
 if TYPE_CHECKING:  # what builds networks takes seconds to import
     from nnsec.checkpoints import Checkpoint

@@ -5,29 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from nnsec.adapters.clients import client_options
 from nnsec.adapters.registry import Registry
 from nnsec.errors import ConfigError
 from nnsec.settings import Settings
 from nnsec.trust import keys
 from workers import shelf
-from workers.commands import orders
+from workers.commands import cards, orders
 from workers.commands.plain import printable
 
 if TYPE_CHECKING:  # what builds networks takes seconds to import
-    from nnsec.checkpoints import Created, Manifest
+    from nnsec.checkpoints import Created
 
 REFUSED = 1
+HEADINGS = ("checkpoint", "created", "parent", "learned", "accuracy", "verified", "tainted")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 app = typer.Typer(no_args_is_help=True)
@@ -50,7 +53,7 @@ def create(
     model: Model = "",
     version: Annotated[int | None, typer.Option(min=1, help="Default: the next free one.")] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
-    release: Annotated[
+    released: Annotated[
         bool, typer.Option("--release", help="Also say, signed, that it is the one that serves.")
     ] = False,
     as_json: AsJson = False,
@@ -58,25 +61,47 @@ def create(
     """Fit detectors and screens on clean data, calibrate, sign, and put it into the registry."""
     settings: Settings = context.obj
     name = orders.one_model(settings, model)
-    signer = keys.load_private(key)
-    trusted = tuple(keys.load_public(path).id for path in settings.trust.release_keys)
-    if signer.id not in trusted and (trusted or release):
-        raise ConfigError(
-            f"{key} is no key of [trust] release_keys, so no worker would load what it signs; "
-            f"add {key}.pub there"
-        )
+    signer = _signer(settings, key, needed=released)
+    if released:
+        client_options(settings.kafka)  # a broker must be named before anything is made
     made = _create(settings, name, weights, reference, signer, version=version, seed=seed,
                    quiet=as_json)  # fmt: skip
-    epoch = _release(settings, made, signer) if release else None
+    manifest = made.manifest
+    epoch = _release(settings, name, manifest.version, made.digest, signer) if released else None
     if as_json:
-        typer.echo(json.dumps(_said(made) | {"epoch": epoch}))
+        typer.echo(json.dumps(cards.said(made) | {"epoch": epoch}))
         return
-    _show_created(made, epoch)
-    if not trusted:
+    Console().print(cards.card(made, epoch))
+    if not settings.trust.release_keys:
         Console(stderr=True).print(
             f'no worker loads it yet; add to nnsec.toml: [trust] release_keys = ["{key}.pub"]',
             markup=False, style="yellow",
         )  # fmt: skip
+
+
+@app.command()
+def release(
+    context: typer.Context,
+    key: Annotated[Path, typer.Option(help="Release key that signs it (private, PEM file).")],
+    model: Model = "",
+    version: Annotated[int | None, typer.Option(min=1, help="Default: the newest.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say, signed, that a checkpoint of the registry is the one that serves."""
+    settings: Settings = context.obj
+    name = orders.one_model(settings, model)
+    signer, registry = _signer(settings, key, needed=True), Registry(settings.registry.url)
+    from nnsec.checkpoints import load
+
+    number = version or max(registry.list(name), default=1)
+    found = load(registry, name, number, release_keys=_public(settings, None),
+                 spec=settings.models[name])  # fmt: skip
+    epoch = _release(settings, name, number, found.digest, signer)
+    if as_json:
+        typer.echo(json.dumps({"model": name, "version": number, "digest": found.digest,
+                               "epoch": epoch}))  # fmt: skip
+    else:
+        typer.echo(f"{name}/{number} serves from epoch {epoch}")
 
 
 @app.command()
@@ -126,8 +151,7 @@ def list_(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    table = Table("model", "version", "created", "parent", "rows learned", "accuracy",
-                  "under attack", "verified", "tainted")  # fmt: skip
+    table = Table(*HEADINGS, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*_cells(row))
     Console().print(table if rows else f"no checkpoint in {settings.registry.url}")
@@ -180,6 +204,18 @@ def rollback(
 # --- making ---
 
 
+def _signer(settings: Settings, path: Path, *, needed: bool) -> keys.PrivateKey:
+    """The release key; one that no worker trusts is refused where any is named or needed."""
+    signer = keys.load_private(path)
+    trusted = {keys.load_public(name).id for name in settings.trust.release_keys}
+    if signer.id not in trusted and (trusted or needed):
+        raise ConfigError(
+            f"{path} is no key of [trust] release_keys, so no worker would load what it signs; "
+            f"add {path}.pub there"
+        )
+    return signer
+
+
 def _create(
     settings: Settings, model: str, weights: Path, reference: Path, signer: keys.PrivateKey,
     *, version: int | None, seed: int, quiet: bool,
@@ -204,66 +240,19 @@ def _create(
         )  # fmt: skip
 
 
-def _release(settings: Settings, made: Created, signer: keys.PrivateKey) -> int:
+def _release(
+    settings: Settings, model: str, version: int, digest: str, signer: keys.PrivateKey
+) -> int:
+    """Publish that a checkpoint serves; returns the epoch."""
     from nnsec.adapters.kafka import outage
     from workers.releases import release
 
     outage.listen()
-    manifest = made.manifest
     said = asyncio.run(
-        release(settings, model=manifest.model, version=manifest.version, digest=made.digest,
-                key=signer, reason="released when it was made", now=datetime.now(UTC))
+        release(settings, model=model, version=version, digest=digest, key=signer,
+                reason="released by hand", now=datetime.now(UTC))
     )  # fmt: skip
     return said.epoch
-
-
-def _said(made: Created) -> dict[str, Any]:
-    manifest, figures, metrics = made.manifest, made.manifest.calibration, made.manifest.metrics
-    return {
-        "model": manifest.model, "version": manifest.version, "digest": made.digest,
-        "location": made.location, "detectors": list(manifest.detectors), "n": figures.n,
-        "alpha": figures.alpha, "smallest_p": figures.smallest_p,
-        "false_positive_rate": list(figures.false_positive_rate),
-        "smallest_attack_share": figures.smallest_attack_share,
-        "clean_accuracy": metrics.clean_accuracy, "robust_accuracy": metrics.robust_accuracy,
-        "epsilon": metrics.epsilon, "steps": metrics.steps,
-    }  # fmt: skip
-
-
-def _show_created(made: Created, epoch: int | None) -> None:
-    manifest, metrics = made.manifest, made.manifest.metrics
-    table = Table(show_header=False, title=f"{manifest.model}/{manifest.version}")
-    table.add_row("digest", made.digest)
-    table.add_row("lies in", made.location)
-    table.add_row("detectors", ", ".join(manifest.detectors))
-    for name, value in promises(manifest):
-        table.add_row(name, value)
-    table.add_row("accuracy", f"{metrics.clean_accuracy:.1%} of {metrics.n} held-out inputs")
-    if metrics.robust_accuracy is not None:
-        how = f"PGD, L∞ {metrics.epsilon:g} of the range, {metrics.steps} steps"
-        table.add_row("under attack", f"{metrics.robust_accuracy:.1%} ({how})")
-    served = f"epoch {epoch}" if epoch else "not released; `--release` has workers serve it"
-    table.add_row("serves", served)
-    Console().print(table)
-
-
-def promises(manifest: Manifest) -> Iterable[tuple[str, str]]:
-    """What a checkpoint's calibration can and cannot promise, in words."""
-    figures = manifest.calibration
-    low, high = figures.false_positive_rate
-    yield "calibrated on", f"{figures.n} clean inputs"
-    yield "smallest p-value", f"{figures.smallest_p:.2g}"
-    flagged = f"{low:.2%} to {high:.2%} at α = {figures.alpha:g} (90 % of all draws)"
-    yield "clean inputs flagged", flagged if high else "none, ever: α needs more clean inputs"
-    share = figures.smallest_attack_share
-    yield (
-        "attacks found",
-        (
-            f"only clients of whose inputs more than {share:.1%} are attacks"
-            if share < 1
-            else "none: with so few clean inputs no client is ever accused"
-        ),
-    )
 
 
 # --- looking ---
@@ -295,15 +284,15 @@ def _wanted(
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    name = f"{row['model']}/{row['version']}"
     if not row["verified"]:
-        refused = f"[red]no: {_plain(row['error'])}"
-        return [row["model"], str(row["version"]), *[""] * 5, refused, ""]
+        return [name, *[""] * 4, f"[red]no: {_plain(row['error'])}", ""]
     attacked = row["robust_accuracy"]
+    accuracy = f"{row['clean_accuracy']:.1%}" + ("" if attacked is None else f" / {attacked:.1%}")
     taint = {None: "?", "": "no"}.get(row["tainted"], f"[red]{_plain(row['tainted'] or '')}")
     return [
-        row["model"], str(row["version"]), row["created"][:19].replace("T", " ") + "Z",
-        str(row["parent"] or ""), str(row["rows"]), f"{row['clean_accuracy']:.1%}",
-        "" if attacked is None else f"{attacked:.1%}", "[green]yes", taint,
+        name, row["created"][:16].replace("T", " "), str(row["parent"] or ""), str(row["rows"]),
+        accuracy, "[green]yes", taint,
     ]  # fmt: skip
 
 

@@ -20,7 +20,8 @@ LINES: dict[str, str] = {
 NOTES: dict[str, str] = {
     "release": (
         "It signs checkpoints and says which one serves. Every worker needs {public}; {private} is "
-        'for whoever makes checkpoints, and for remediation: [remediation] release_key = "{private}"'
+        "for whoever makes checkpoints, and for the remediation worker: "
+        '[remediation] release_key = "{private}"'
     ),
     "operator": (
         "It signs orders such as `nnsec checkpoint rollback --key {private}`. Every worker needs "
