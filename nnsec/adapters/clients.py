@@ -153,6 +153,7 @@ async def connected(make: Callable[[], C]) -> C:
 
 async def closed(client: Any) -> None:
     """Stop a client of any kind; that it cannot say good-bye to the broker does not matter."""
+    await asyncio.sleep(0)  # aiokafka does not expect that tasks of its own have not begun yet
     try:
         await (client.close() if hasattr(client, "close") else client.stop())
     except (KafkaError, OSError) as error:

@@ -132,6 +132,8 @@ async def read_to_end(
     only: bool = False,
 ) -> AsyncIterator[Record]:
     """Yield all records that topics hold now; parameters as for `Tail`."""
+    if only and not start:
+        return
     tail = Tail(settings, topics, start, only=only)
     await tail.start()
     try:

@@ -25,9 +25,16 @@ def stream(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in ("faust", "mode"):  # they tell of every service that starts and stops
         logging.getLogger(name).setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_ours)
     with asyncio.Runner() as runner:
         status = runner.run(run(settings, role or ()))
         if status:
             # What did not end in time would not end now either, so nobody waits for its threads.
             logging.shutdown()
             os._exit(status)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Leave out what services of Faust's say of themselves in the name of our subclasses."""
+    return record.levelno > logging.INFO or not str(record.msg).startswith("[^")
