@@ -1,0 +1,110 @@
+"""Commands: signed, in time, once; anything else is a dead letter without effect."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage import OPERATOR, RELEASE, Stage, command, configured, incident
+
+from nnsec.settings import Settings
+from nnsec.trust import keys
+from nnsec.trust.commands import sign_command
+
+BROKER = "127.0.0.1:1"
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(configured(Settings(), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "error", "field"),
+    [
+        ({}, keys.generate(), "BadSignature", "value"),
+        ({}, RELEASE, "BadSignature", "value"),
+        ({"expires": command("halt", "").issued}, OPERATOR, "Expired", "value"),
+        ({"model": "other"}, OPERATOR, "SchemaError", "model"),
+        ({"model": "*", "kind": "quarantine"}, OPERATOR, "SchemaError", "model"),
+        ({"kind": "approve", "target": "nothing"}, OPERATOR, "SchemaError", "target"),
+    ],
+)
+async def test_what_may_not_be_done_is_a_dead_letter(
+    stage: Stage, changes: dict[str, Any], key: keys.PrivateKey, error: str, field: str
+) -> None:
+    """With the reason and the place; nothing is said on ``actions``."""
+    ordered = command("halt", "").model_copy(update=changes)
+    record = stage.record("commands", sign_command(ordered, key), b"digits")
+    await stage.remediation.take(record)
+    (letter,) = stage.buried()
+    assert (letter["nnsec-error-class"], letter["nnsec-field"]) == (error, field)
+    assert (letter["nnsec-topic"], letter["nnsec-offset"]) == ("commands", "0")
+    assert stage.actions() == []
+
+
+@pytest.mark.parametrize("value", [None, b"", b"{}", command("halt", "").encode()])
+async def test_what_is_not_signed_is_a_dead_letter(stage: Stage, value: bytes | None) -> None:
+    """A bare command too."""
+    await stage.remediation.take(stage.record("commands", value))
+    assert [one["nnsec-error-class"] for one in stage.buried()] == ["BadSignature"]
+    assert stage.actions() == []
+
+
+async def test_a_command_works_once(stage: Stage) -> None:
+    """Delivered again it changes nothing, sent again it is a dead letter; so after a restart."""
+    record = await stage.order("halt")
+    assert stage.site.ledger.halted("digits")
+    said = len(stage.tape)
+    await stage.remediation.take(record)
+    assert len(stage.tape) == said
+    stage.start()
+    await stage.remediation.take(record)
+    assert len(stage.tape) == said
+    await stage.remediation.take(stage.record("commands", record.value))
+    assert [one["nnsec-error-class"] for one in stage.buried()] == ["RollbackRefused"]
+
+
+async def test_a_command_delivered_again_after_its_time_is_no_dead_letter(stage: Stage) -> None:
+    """It was carried out in time, and the worker was killed before it could commit."""
+    record = await stage.order("halt")
+    stage.now += timedelta(hours=1)
+    stage.start()
+    await stage.remediation.take(record)
+    assert stage.buried() == []
+
+
+async def test_one_model_may_resume_under_a_wide_halt(stage: Stage) -> None:
+    """The newer word counts, and the receipts name the operator's key."""
+    await stage.order("halt", model="*")
+    stage.now += timedelta(seconds=1)
+    await stage.order("resume")
+    assert stage.site.ledger.halted("another")
+    assert not stage.site.ledger.halted("digits")
+    assert {one.by for one in stage.actions()} == {OPERATOR.id}
+
+
+async def test_a_dismissal_is_only_noted(stage: Stage) -> None:
+    """The correlator carries it out; here its use is made known, so that it works once."""
+    await stage.order("dismiss", str(incident().id))
+    assert [(a.action, a.outcome) for a in stage.actions()] == [("dismiss", "done")]
+
+
+@pytest.mark.parametrize("target", ["*", "", " ", "all", "anonymous", "a*"])
+@pytest.mark.parametrize("kind", ["quarantine", "release", "drop"])
+async def test_a_wide_or_empty_target_is_refused(stage: Stage, kind: str, target: str) -> None:
+    """Whoever asks for it: the order fails, and nothing is said about any source."""
+    await stage.order(kind, target)
+    await stage.until(lambda: stage.outcomes() == ["proposed", "failed"])
+    assert stage.actions()[-1].reason.startswith("target:")
+    assert stage.said("sources") == []
+
+
+async def test_a_dry_run_carries_out_no_order(stage: Stage, tmp_path: Path) -> None:
+    """It is noted, and marked as not done."""
+    dry = Stage(configured(Settings(), tmp_path, remediation={"dry_run": True}))
+    await dry.order("quarantine", "s1")
+    await dry.rest()
+    assert [(a.outcome, a.figures["dry_run"]) for a in dry.actions()] == [("proposed", True)]

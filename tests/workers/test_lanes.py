@@ -1,0 +1,311 @@
+"""From what the policy wants to what was done: guards, approval, dry run, kills."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage import OPERATOR, Shelf, Stage, configured, dismissed, incident
+
+from nnsec.errors import TransientError, Unsafe
+from nnsec.incidents import stamped
+from nnsec.settings import Settings
+from workers import lanes
+from workers.actions.rollback import Rollback
+
+DONE = [(2, "prepare", 1), (2, "activate", 1)]
+
+
+def made(folder: Path, actions: tuple[str, ...] = ("rollback",), **changes: Any) -> Stage:
+    """A stage on which checkpoint 2 serves, and has learned from poison."""
+    policy = {
+        "severity": "high",
+        "actions": list(actions),
+        "approval": changes.pop("approval", "none"),
+    }
+    stage = Stage(configured(Settings(), folder, policy={"poisoning": policy}, **changes))
+    stage.serve(2)
+    stage.shelf.tainted = {2: "learned from 3 revoked samples"}
+    return stage
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return made(tmp_path)
+
+
+async def test_what_the_policy_wants_is_done(stage: Stage) -> None:
+    """Said before it is done, with what exactly, and its outcome after."""
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+    assert stage.outcomes() == ["proposed", "running", "done"]
+    assert stage.said("models") == DONE
+    last = stage.actions()[-1]
+    assert (last.automatic, last.by, last.incident) == (True, "remediation", incident().id)
+    assert last.figures["from"], last.figures["to"] == (2, 1)
+    assert last.figures["monitor_only"]
+    assert 0 <= last.figures["seconds"] < 5
+    assert "policy of poisoning at severity high" in stage.actions()[0].reason
+
+
+async def test_an_incident_delivered_again_is_acted_on_once(stage: Stage) -> None:
+    """Whatever its version; an old record of it calls for nothing at all."""
+    newer = stamped(incident())
+    async with stage.crew():
+        await stage.take(newer)
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+        stage.start()
+        await stage.take(newer)
+        await stage.rest()
+    assert stage.outcomes() == ["proposed", "running", "done"]
+
+
+async def test_an_old_record_of_a_finished_incident_calls_for_nothing(stage: Stage) -> None:
+    """As at the first start of a worker beside a log of years."""
+    stage.site.learn(stage.record("incidents", dismissed(incident()).encode()))
+    await stage.take(incident())
+    assert stage.actions() == []
+
+
+async def test_with_approval_a_person_decides(tmp_path: Path) -> None:
+    """It waits, runs when approved, and the record names whose key approved."""
+    stage = made(tmp_path, approval="required")
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes() == ["proposed", "awaiting_approval"])
+    await stage.rest()
+    assert stage.said("models") == []
+    async with stage.crew():
+        await stage.order("approve", str(incident().id))
+        await stage.until(lambda: stage.outcomes("rollback")[-1] == "done")
+    assert stage.outcomes("rollback")[2:] == ["proposed", "running", "done"]
+    approved = stage.actions("rollback")[2]
+    assert (approved.by, approved.automatic) == (OPERATOR.id, False)
+
+
+async def test_what_nobody_approves_is_denied(tmp_path: Path) -> None:
+    """After ``approval_timeout``, and not before."""
+    stage = made(tmp_path, approval="required", remediation={"approval_timeout": 60.0})
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes() == ["proposed", "awaiting_approval"])
+    stage.now += timedelta(seconds=59)
+    await stage.rest()
+    assert stage.outcomes()[-1] == "awaiting_approval"
+    stage.now += timedelta(seconds=2)
+    await stage.rest()
+    assert stage.outcomes()[-1] == "denied"
+    assert stage.actions()[-1].reason == "nobody approved it within 60 s"
+    assert stage.said("models") == []
+
+
+async def test_what_is_denied_takes_what_follows_along(tmp_path: Path) -> None:
+    """A rollback after a quarantine that a person denied would be for nothing."""
+    stage = made(tmp_path, ("quarantine", "rollback"), approval="required")
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes("quarantine")[-1] == "awaiting_approval")
+    await stage.rest()
+    assert stage.outcomes("rollback") == ["proposed"]
+    await stage.order("deny", stage.actions("quarantine")[0].id)
+    await stage.until(lambda: stage.outcomes("rollback")[-1] == "denied")
+    assert stage.outcomes("quarantine")[-1] == "denied"
+    assert "was denied" in stage.actions("rollback")[-1].reason
+    assert stage.said("sources") == stage.said("models") == []
+
+
+async def test_a_dry_run_says_what_it_would_do(tmp_path: Path) -> None:
+    """And does nothing; without it, the same incident is acted on."""
+    stage = made(tmp_path, remediation={"dry_run": True})
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.rest()
+        (only,) = stage.actions()
+        assert (only.outcome, only.figures["dry_run"]) == ("proposed", True)
+        assert only.reason == "dry run: would rollback from 2 to 1"
+        await stage.order("approve", str(incident().id))
+        await stage.rest()
+        assert stage.said("models") == []
+        stage.settings = configured(Settings(), tmp_path, policy={"poisoning": {
+            "severity": "high", "actions": ["rollback"], "approval": "none"}})  # fmt: skip
+        stage.start()
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes("rollback")[-1] == "done")
+    assert stage.said("models") == DONE
+
+
+async def test_a_dry_run_says_what_would_fail(tmp_path: Path) -> None:
+    """Also in words."""
+    stage = made(tmp_path, remediation={"dry_run": True})
+    stage.shelf.tainted[1] = "learned from 1 revoked sample"
+    await stage.take(incident())
+    assert stage.actions()[0].reason.startswith("dry run: would fail: no clean checkpoint")
+
+
+async def test_the_kill_switch_stops_the_automation(stage: Stage) -> None:
+    """What comes under `halt` waits for a person, who may still approve it."""
+    await stage.order("halt")
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes("rollback")[-1:] == ["awaiting_approval"])
+        assert "kill switch" in stage.actions("rollback")[-1].reason
+        assert stage.said("models") == []
+        await stage.order("approve", str(incident().id))
+        await stage.until(lambda: stage.outcomes("rollback")[-1] == "done")
+    assert stage.said("models") == DONE
+
+
+async def test_after_resume_it_acts_again(stage: Stage) -> None:
+    """The next incident needs nobody."""
+    await stage.order("halt")
+    stage.now += timedelta(seconds=1)
+    await stage.order("resume")
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes("rollback")[-1:] == ["done"])
+
+
+async def test_a_second_rollback_needs_a_person(stage: Stage) -> None:
+    """Within the cool-down a guard says no, with its figures."""
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+        stage.shelf.digests[3] = "3" * 64
+        stage.shelf.tainted = {1: "poison"}
+        again = incident("s2").model_copy(update={"id": incident().id, "version": 2})
+        await stage.take(again)
+        await stage.until(lambda: stage.outcomes()[-1:] == ["awaiting_approval"])
+    assert stage.actions()[-1].reason.startswith("guard: cool-down")
+    assert stage.actions()[-1].figures["to"] == 3
+
+
+async def test_a_clean_model_is_left_alone(stage: Stage) -> None:
+    """Done, but not needed: neither a statement nor a count in the guards."""
+    stage.shelf.tainted = {1: "poison"}
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes() == ["proposed", "done"])
+    assert stage.actions()[-1].figures["needed"] is False
+    assert stage.said("models") == []
+
+
+async def test_what_waits_is_given_up_when_the_incident_ends(tmp_path: Path) -> None:
+    """And stays so: a late approval does not act on an incident that is over."""
+    stage = made(tmp_path, approval="required")
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes() == ["proposed", "awaiting_approval"])
+    await stage.take(dismissed(incident()))
+    assert stage.actions()[-1].reason == "the incident is dismissed"
+    await stage.order("approve", str(incident().id))
+    await stage.rest()
+    assert stage.outcomes("rollback")[-1] == "denied"
+
+
+async def test_an_approval_that_meets_the_end_of_the_incident_does_nothing(tmp_path: Path) -> None:
+    """The end was read, but not taken yet."""
+    stage = made(tmp_path, approval="required")
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes() == ["proposed", "awaiting_approval"])
+    stage.site.learn(stage.record("incidents", dismissed(incident()).encode()))
+    await stage.order("approve", str(incident().id))
+    await stage.until(lambda: stage.outcomes("rollback")[-1] == "denied")
+    assert stage.actions("rollback")[-1].reason == "the incident is over"
+
+
+async def test_an_absent_registry_is_waited_for(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may pass is tried again, not failed."""
+    monkeypatch.setattr(lanes, "RETRY", 0.05)
+    stage.shelf.away = [TransientError("away"), TransientError("away")]
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+    assert stage.outcomes() == ["proposed", "running", "done"]
+
+
+async def test_a_checkpoint_that_fails_is_passed_over(tmp_path: Path) -> None:
+    """Refused, tainted, and failing its golden set: never rolled back to; the next older one is."""
+    stage = Stage(configured(Settings(), tmp_path, policy={"poisoning": {
+        "severity": "high", "actions": ["rollback"], "approval": "none"}}), Shelf(5))  # fmt: skip
+    stage.serve(5)
+    stage.shelf.tainted = {5: "poison", 4: "its parent"}
+    stage.shelf.refused = {6: "weights.safetensors differs"}
+    stage.shelf.failing = {3: Unsafe("of 64 golden inputs 3 agree")}
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+    assert stage.said("models") == [(2, "prepare", 2), (2, "activate", 2)]
+    assert stage.shelf.examined == [3, 2]
+
+
+async def test_without_a_clean_checkpoint_it_fails(stage: Stage) -> None:
+    """With a reason for each; nothing is said to serve."""
+    stage.shelf.failing = {1: Unsafe("does not do what it did")}
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes() == ["proposed", "failed"])
+    assert stage.actions()[-1].reason == (
+        "no clean checkpoint of digits to serve (1: does not do what it did)"
+    )
+    assert stage.said("models") == []
+
+
+async def test_what_another_worker_holds_is_not_run(stage: Stage) -> None:
+    """Until its partition comes here; then it goes on."""
+    stage.remediation.lanes.hold(frozenset({7}))
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.rest()
+        assert stage.outcomes() == ["proposed"]
+        stage.remediation.lanes.hold(frozenset({0}))
+        await stage.rest(0.0)
+        stage.remediation.lanes.wake()
+        await stage.until(lambda: stage.outcomes()[-1] == "done")
+
+
+@pytest.mark.parametrize("cut", range(1, 6))
+async def test_a_kill_at_any_point_changes_nothing(stage: Stage, cut: int) -> None:
+    """Cut after each record in turn, and begun again: every effect is there exactly once."""
+    start = len(stage.tape)
+
+    class Killed(Exception):  # noqa: N818 - no error
+        pass
+
+    real = stage.publish
+
+    async def publish(*outs: Any) -> bool:
+        if len(stage.tape) - start >= cut:
+            raise Killed
+        await real(*outs)
+        if len(stage.tape) - start >= cut:
+            raise Killed
+        return True
+
+    stage.site.publish = publish
+    try:
+        async with stage.crew():
+            await stage.take(incident())
+            await stage.rest(5.0)
+    except Killed:
+        await stage.kill()
+    stage.start()
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+        await stage.rest(0.05)
+    assert stage.said("models") == DONE
+    assert stage.outcomes() == ["proposed", "running", "done"]
+
+
+async def test_an_error_in_a_lane_ends_the_worker(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of the program is not passed over in silence."""
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Rollback, "plan", broken)
+    await stage.take(incident())
+    with pytest.raises(ZeroDivisionError):
+        await stage.rest(1.0)
