@@ -1,0 +1,293 @@
+"""Rolling back and promoting: which checkpoint, in two phases, and to what serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from stage import OPERATOR, Shelf, Stage, configured, incident, phase
+
+from nnsec.errors import TransientError, Unsafe
+from nnsec.settings import Settings
+from workers.actions import rollback
+
+POLICY = {"poisoning": {"severity": "high", "actions": ["rollback"], "approval": "none"}}
+DONE = [(2, "prepare", 1), (2, "activate", 1)]
+
+
+def made(folder: Path, shelf: Shelf | None = None, **changes: Any) -> Stage:
+    """A stage on which checkpoint 2 serves, and has learned from poison."""
+    stage = Stage(configured(Settings(), folder, policy=POLICY, **changes), shelf)
+    stage.serve(2)
+    stage.shelf.tainted = {2: "learned from 3 revoked samples"}
+    return stage
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return made(tmp_path)
+
+
+class Server:
+    """What serves the model: it loads what it is told, and answers with what it serves now."""
+
+    def __init__(self) -> None:
+        self.broken = False
+        self.serves = ""
+        self.told: list[tuple[int, str, int]] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if self.broken:
+            return web.Response(status=503, text="out of memory")
+        self.told.append(phase(await request.read()))
+        self.serves = request.headers["nnsec-digest"]
+        return web.json_response({"digest": self.serves})
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        app = web.Application()
+        app.router.add_post("/hook", self.answer)
+        async with TestServer(app) as server:
+            yield str(server.make_url("/hook"))
+
+
+async def test_the_serving_model_is_told_and_confirms(tmp_path: Path) -> None:
+    """With a hook, done means that what serves answered with the digest."""
+    server = Server()
+    async with server.running() as url:
+        stage = made(tmp_path, serving={"hook": url, "timeout": 2.0})
+        async with stage.crew():
+            await stage.take(incident())
+            await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+    assert server.told == [(2, "activate", 1)]
+    assert server.serves == stage.actions()[-1].figures["served"] == "1" * 64
+    assert "monitor_only" not in stage.actions()[-1].figures
+
+
+async def test_a_hook_that_fails_fails_the_action_and_approval_tries_again(tmp_path: Path) -> None:
+    """The same epoch is handed on again: workers have swapped already, and need not again."""
+    server = Server()
+    server.broken = True
+    async with server.running() as url:
+        stage = made(tmp_path, serving={"hook": url, "timeout": 0.3})
+        async with stage.crew():
+            await stage.take(incident())
+            await stage.until(lambda: stage.outcomes() == ["proposed", "running", "failed"])
+            assert "503 Service Unavailable: out of memory" in stage.actions()[-1].reason
+            server.broken = False
+            await stage.order("approve", str(incident().id))
+            await stage.until(lambda: stage.outcomes("rollback")[-1] == "done")
+    assert stage.said("models") == DONE
+    assert server.told == [(2, "activate", 1)]
+    last = stage.actions("rollback")[-1]
+    assert (last.by, last.figures["epoch"], last.figures["to"]) == ("remediation", 2, 1)
+
+
+async def test_what_failed_and_is_tainted_since_is_left_for_another(tmp_path: Path) -> None:
+    """Trying again judges anew: the checkpoint of the first try may have turned out bad."""
+    shelf = Shelf(3)
+    stage = made(tmp_path, shelf, serving={"hook": "/no-such-hook", "timeout": 0.1})
+    stage.serve(3, 2)
+    shelf.tainted = {3: "poison"}
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["failed"])
+        shelf.tainted = {3: "poison", 2: "poison"}
+        await stage.order("approve", str(incident().id))
+        await stage.until(lambda: stage.outcomes("rollback").count("failed") == 2)
+    assert [said[::2] for said in stage.said("models")] == [(3, 2), (3, 2), (4, 1), (4, 1)]
+
+
+async def test_a_worker_that_does_not_answer_does_not_hold_up_the_swap(tmp_path: Path) -> None:
+    """After ``prepare_timeout`` it is activated, and waited for until it is there."""
+    stage = made(tmp_path, remediation={"prepare_timeout": 0.2})
+    await stage.take(incident())
+    stage.status(worker=1, partitions=(0,), epoch=1)
+    stage.status(worker=2, partitions=(1,), epoch=1)
+    await stage.until(lambda: stage.said("models") == DONE[:1])
+    stage.status(worker=1, partitions=(0,), epoch=2, state="ready")
+    await stage.until(lambda: stage.said("models") == DONE)
+    stage.status(worker=1, partitions=(0,), epoch=2)
+    await stage.rest(0.2)
+    assert stage.outcomes()[-1] == "running"
+    stage.status(worker=2, partitions=(1,), epoch=2)
+    await stage.until(lambda: stage.outcomes()[-1] == "done")
+
+
+async def test_workers_killed_and_added_in_mid_swap(stage: Stage) -> None:
+    """It is complete when every partition is held at the epoch, whoever holds it by then."""
+    stage.status(worker=1, partitions=(0,), epoch=1)
+    stage.status(worker=2, partitions=(1,), epoch=1)
+    await stage.take(incident())
+    await stage.until(lambda: stage.said("models") == DONE[:1])
+    stage.status(worker=1, partitions=(0,), epoch=2, state="ready")
+    stage.status(worker=2, leaving=True)
+    await stage.until(lambda: stage.said("models") == DONE)
+    stage.status(worker=1, partitions=(0,), epoch=2)
+    stage.status(worker=3, partitions=(1,), epoch=1)
+    await stage.rest(0.2)
+    assert stage.outcomes()[-1] == "running"
+    stage.status(worker=3, partitions=(1,), epoch=2)
+    await stage.until(lambda: stage.outcomes()[-1] == "done")
+
+
+async def test_a_swap_that_stays_incomplete_fails(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the partitions; approved again, it goes on with the same epoch."""
+    monkeypatch.setattr(rollback, "SWAP_SECONDS", 0.2)
+    async with stage.crew({1: (0,)}):
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["failed"])
+        assert "inference.inputs partitions 1 are held by no live worker" in (
+            stage.actions()[-1].reason
+        )
+    async with stage.crew():
+        await stage.order("approve", str(incident().id))
+        await stage.until(lambda: stage.outcomes("rollback")[-1] == "done")
+    assert stage.said("models") == DONE
+
+
+async def test_what_every_worker_refuses_is_not_activated(stage: Stage) -> None:
+    """The old checkpoint goes on, and the reason of the workers is shown."""
+    await stage.take(incident())
+    stage.status(epoch=1)
+    await stage.until(lambda: stage.said("models") == DONE[:1])
+    stage.status(epoch=2, state="refused", reason="weights.safetensors differs")
+    await stage.until(lambda: stage.outcomes()[-1] == "failed")
+    assert "weights.safetensors differs" in stage.actions()[-1].reason
+    assert stage.said("models") == DONE[:1]
+
+
+async def test_an_epoch_that_was_overtaken_fails(tmp_path: Path) -> None:
+    """Another statement came between: what was planned before it must not be said any more."""
+    stage = made(tmp_path, remediation={"prepare_timeout": 5.0})
+    stage.status(epoch=1)
+    await stage.take(incident())
+    await stage.until(lambda: stage.said("models") == DONE[:1])
+    await stage.kill()
+    stage.serve(2, 3)
+    stage.start()
+    await stage.until(lambda: stage.outcomes()[-1] == "failed")
+    assert "epoch 2 was overtaken: digits is at 3" in stage.actions()[-1].reason
+
+
+async def test_without_a_release_key_it_fails_in_words(tmp_path: Path) -> None:
+    """The key that is missing is named."""
+    stage = made(tmp_path, remediation={"release_key": ""})
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes()[-1:] == ["failed"])
+    assert "[remediation] release_key is not set" in stage.actions()[-1].reason
+
+
+async def test_without_an_active_checkpoint_there_is_nothing_to_leave(tmp_path: Path) -> None:
+    """An incident of a model that never served."""
+    stage = Stage(configured(Settings(), tmp_path, policy=POLICY))
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes()[-1:] == ["failed"])
+    assert "no checkpoint of digits is active" in stage.actions()[-1].reason
+
+
+async def test_a_model_that_is_not_configured_cannot_be_rolled_back(stage: Stage) -> None:
+    """The reason says what to add."""
+    await stage.take(incident("s1", model="other"))
+    await stage.until(lambda: stage.outcomes()[-1:] == ["failed"])
+    assert "add [models.other]" in stage.actions()[-1].reason
+
+
+async def test_a_new_checkpoint_is_promoted(tmp_path: Path) -> None:
+    """On a signed command, though what serves is clean."""
+    stage = made(tmp_path, Shelf(3))
+    stage.shelf.tainted = {}
+    async with stage.crew():
+        await stage.order("promote", "3")
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+    assert stage.said("models") == [(2, "prepare", 3), (2, "activate", 3)]
+    assert {one.by for one in stage.actions()[:1]} == {OPERATOR.id}
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "said"),
+    [
+        ("promote", "3", "learned from poison"),
+        ("promote", "4", "weights.safetensors differs"),
+        ("promote", "5", "does not do what it did"),
+        ("promote", "9", "is not in the registry"),
+        ("promote", "", "'' is no version to promote"),
+        ("promote", "latest", "'latest' is no version of digits"),
+        ("promote", "-1", "'-1' is no version of digits"),
+        ("rollback", "3", "learned from poison"),
+        ("rollback", "٣", "is no version of digits"),
+    ],
+)
+async def test_what_must_not_serve_is_not_promoted(
+    tmp_path: Path, kind: str, target: str, said: str
+) -> None:
+    """Whoever asks: tainted, refused, failing, absent, or no version at all."""
+    shelf = Shelf(3)
+    stage = made(tmp_path, shelf)
+    shelf.digests[5] = "5" * 64
+    shelf.tainted = {3: "learned from poison"}
+    shelf.refused = {4: "weights.safetensors differs"}
+    shelf.failing = {5: Unsafe("does not do what it did")}
+    await stage.order(kind, target)
+    await stage.until(lambda: stage.outcomes()[-1:] == ["failed"])
+    assert said in stage.actions()[-1].reason
+    assert stage.said("models") == []
+
+
+@pytest.mark.parametrize("target", ["", "digits"])
+async def test_a_person_rolls_back_without_a_version(tmp_path: Path, target: str) -> None:
+    """To the newest clean one that is not active, though what serves is clean too."""
+    stage = made(tmp_path)
+    stage.shelf.tainted = {}
+    async with stage.crew():
+        await stage.order("rollback", target)
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+    assert stage.said("models") == DONE
+
+
+async def test_what_serves_already_is_not_promoted_again(stage: Stage) -> None:
+    """An order that was given twice, in two words."""
+    await stage.order("promote", "2")
+    await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+    assert stage.actions()[-1].reason == "not needed: 2 is active already"
+    assert stage.said("models") == []
+
+
+async def test_a_registry_that_goes_away_in_the_middle_is_waited_for(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the survey and the examination too: a checkpoint is not passed over for that."""
+    monkeypatch.setattr("workers.lanes.RETRY", 0.05)
+    stage.shelf.failing = {1: TransientError("away")}
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: len(stage.shelf.examined) >= 2)
+        stage.shelf.failing = {}
+        await stage.until(lambda: stage.outcomes()[-1] == "done")
+    assert stage.said("models") == DONE
+
+
+async def test_a_running_hook_is_asked_again_after_a_kill(tmp_path: Path) -> None:
+    """Killed while it waited for what serves: after it the same epoch is handed on."""
+    server = Server()
+    server.broken = True
+    async with server.running() as url:
+        stage = made(tmp_path, serving={"hook": url, "timeout": 5.0})
+        async with stage.crew():
+            await stage.take(incident())
+            await stage.until(lambda: stage.said("models") == DONE)
+            await asyncio.sleep(0.1)
+            await stage.kill()
+            server.broken = False
+            stage.start()
+            await stage.until(lambda: stage.outcomes()[-1] == "done")
+    assert server.told == [(2, "activate", 1)]
+    assert stage.said("models") == DONE
