@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import fsspec
 
@@ -59,6 +59,20 @@ class Registry:
         """The first version above every folder, unfinished ones too."""
         with self._reaching(self._folder(model)):
             return max(self._folders(model), default=0) + 1
+
+    def check_free(self, model: str, version: int) -> None:
+        """Refuse a version that exists, before work is put into one that could not be written.
+
+        Raises
+        ------
+        ConfigError
+            If that version has a folder already.
+        TransientError
+            If the registry is away.
+        """
+        with self._reaching(folder := self._folder(model, version)):
+            if self._fs.exists(folder):
+                self._taken(model, version)
 
     def fetch(
         self, model: str, version: int, limits: Mapping[str, int] | None = None
@@ -115,10 +129,7 @@ class Registry:
         with self._reaching(folder):
             self._fs.makedirs(self._folder(model), exist_ok=True)
             if not self._make(folder):
-                raise ConfigError(
-                    f"{model}/{version} exists in {self.url}; versions are never overwritten, "
-                    f"the next free one is {self.next_version(model)}"
-                )
+                self._taken(model, version)
             for name in sorted(files, key=lambda name: (name == SIGNATURE, name)):
                 self._fs.pipe_file(f"{folder}/{name}", files[name])
         return str(folder)
@@ -181,7 +192,13 @@ class Registry:
             return False
         return True
 
-    def _missing(self, model: str, version: int) -> None:
+    def _taken(self, model: str, version: int) -> NoReturn:
+        raise ConfigError(
+            f"{model}/{version} exists in {self.url}; versions are never overwritten, "
+            f"the next free one is {self.next_version(model)}"
+        )
+
+    def _missing(self, model: str, version: int) -> NoReturn:
         if not self._fs.exists(self._root):
             raise TransientError(f"the registry {self.url} is not there")
         there = ", ".join(map(str, self._folders(model))) or "none"

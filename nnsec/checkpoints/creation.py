@@ -137,6 +137,8 @@ def create(
         If the registry is away.
     """
     told(STEPS[0])
+    if version is not None:
+        registry.check_free(model, version)
     content = _weights(weights)
     module = with_weights(spec, tensors.load_tensors(WEIGHTS, content))
     network = Network(module, spec.input, spec.features, spec.device)

@@ -90,10 +90,10 @@ def _try(found: Checkpoint, settings: Settings, model: str, path: Path) -> dict[
     flagged = int(found.suite.score(data.x).flag.sum())
     low = float(beta.ppf(0.025, flagged, n - flagged + 1)) if flagged else 0.0
     high = float(beta.ppf(0.975, flagged + 1, n - flagged)) if flagged < n else 1.0
-    least, most = manifest.calibration.false_positive_rate
-    verdict = "as promised"
-    if low > most:
-        verdict = "more than promised: these inputs are not like those that it was calibrated on"
-    elif high < least:
-        verdict = "fewer than promised: these inputs are not like those that it was calibrated on"
+    most = manifest.calibration.false_positive_rate[1]
+    verdict = (
+        "more than promised: these inputs are not like those that it was calibrated on"
+        if low > most
+        else "no more than promised"
+    )
     return {"n": n, "flagged": flagged, "interval": [low, high], "verdict": verdict}

@@ -37,6 +37,9 @@ def test_a_version_is_never_overwritten(registry: Registry) -> None:
     registry.upload("m", 1, FILES)
     with pytest.raises(ConfigError, match="next free one is 2"):
         registry.upload("m", 1, {"model.sig": b"other"})
+    with pytest.raises(ConfigError, match="next free one is 2"):
+        registry.check_free("m", 1)
+    registry.check_free("m", 2)
     assert registry.fetch("m", 1) == FILES
 
 
