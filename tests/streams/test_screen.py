@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nnsec import transforms
-from nnsec.adapters.declaration import config
+from nnsec.adapters import kafka
+from nnsec.adapters.declaration import config, declare
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import TransientError
 from nnsec.poisoning import ScreenSuite
@@ -31,6 +33,7 @@ from streams import screen_outs, screen_state
 from streams.agent import Context
 from streams.checkpoints import Checkpoints
 from streams.control import Control
+from streams.runtime import run
 from streams.screen import ScreenAgent
 from tests.conftest import MadeCheckpoint
 
@@ -115,13 +118,14 @@ def record(
     return Record(SAMPLES, partition, offset, STAMP + offset, key, value, (*own, *headers))
 
 
-def by_topic(outs: Sequence[Out], topic: str) -> list[Out]:
+def by_topic(outs: Iterable[Out], topic: str) -> list[Out]:
     return [out for out in outs if out.topic == topic]
 
 
-def found(outs: Sequence[Out]) -> dict[tuple[int, int, int], Outcome]:
+def found(outs: Iterable[Out]) -> dict[tuple[int, int, int], Outcome]:
     """The outcome that each row is in; a row in two is an error."""
     rows: dict[tuple[int, int, int], Outcome] = {}
+    outs = list(outs)
     for topic in ("training.accepted", "training.quarantine"):
         for out in by_topic(outs, topic):
             outcome = decode_outcome(out.value, out.headers)
@@ -524,3 +528,59 @@ async def test_large_batches_are_told_in_several_summaries(
     assert len({dict(out.headers)["ce_id"] for out in outs}) == len(outs)
     rows = sum(len(Summary.decode(out.value).unpack()) for out in outs)
     assert rows == len(found(await ScreenAgent(agent._context, Topic().read).process(traffic)))
+
+
+async def test_on_a_broker_a_restarted_screen_goes_on_as_if_it_had_not_stopped(
+    settings: Settings, checkpoint: MadeCheckpoint, traffic: list[Record], context: Context,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Two runs, one after the other, accept and quarantine what one run would have."""
+    monkeypatch.chdir(tmp_path)
+    mine = checkpoint.configure(settings, tmp_path)
+    mine = parse(
+        mine.model_dump()
+        | {"kafka": mine.kafka.model_dump() | {"start_at": "earliest", "session_timeout": 2.0}}
+    )
+    logs = await declare(mine, now=NOW)
+    statement = ModelStatement(
+        model="digits", epoch=1, phase="activate", version=1, digest=checkpoint.digest,
+        reason="test", issued=datetime.now(UTC), expires=datetime.now(UTC) + timedelta(hours=1),
+    )  # fmt: skip
+    signed = sign_statement(statement, keys.load_private(checkpoint.release_key))
+    outs: list[Out] = []
+    async with kafka.publisher(mine) as publish:
+        await publish(Out("models", signed, b"digits"))
+        for part in (traffic[:50], traffic[50:]):
+            await publish(
+                *(Out(SAMPLES, r.value, r.key, r.headers, partition=r.partition) for r in part)
+            )
+            outs = await _run_until(mine, traffic[: traffic.index(part[-1]) + 1])
+    steady = ScreenAgent(
+        Context(mine, logs, context.control, context.checkpoints, context.worker), Topic().read
+    )
+    sent = [record async for record in kafka.read_to_end(mine, (SAMPLES,))]
+    assert verdicts(outs) == verdicts(await steady.process(sent))
+
+
+async def _run_until(settings: Settings, sent: Sequence[Record]) -> list[Out]:
+    """Run the screen until all that was sent has a verdict, and stop it; what it wrote."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(run(settings, ["screen"], stop=stop))
+    wanted = sum(_rows(record) for record in sent)
+    outs: list[Out] = []
+    tail = kafka.Tail(settings, ("training.accepted", "training.quarantine"))
+    await tail.start()
+    async for record in tail:
+        outs.append(Out(record.topic, record.value, record.key, record.headers))
+        if len(found(verdicts(outs).values())) == wanted:
+            break
+    await tail.stop()
+    stop.set()
+    assert await running == 0
+    return outs
+
+
+def _rows(record: Record) -> int:
+    length = int(dict(record.headers)["inference-header-content-length"] or 0)
+    shape: list[int] = json.loads((record.value or b"")[:length])["inputs"][1]["shape"]
+    return shape[0]
