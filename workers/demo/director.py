@@ -15,6 +15,7 @@ from schemas.incident import Incident
 from workers.demo.ledger import Ledger
 from workers.demo.live import Live
 from workers.demo.malformed import malformed
+from workers.demo.material import Attack, Inputs
 from workers.demo.sender import Sender
 
 ATTACKER = "mallory"
@@ -34,42 +35,6 @@ RAMP_SECONDS = 6.0
 PATIENCE = 40.0
 """Seconds that a step waits for what the monitor must do."""
 TICK = 0.02
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Inputs:
-    r"""Inputs with their classes, in the order in which they are sent.
-
-    Parameters
-    ----------
-    x:
-        (n, \*shape) in the wire dtype.
-    y:
-        (n,) int64.
-    """
-
-    x: NDArray[Any]
-    y: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Attack:
-    r"""Inputs of the attacker, in the order in which they are sent.
-
-    Parameters
-    ----------
-    x, original:
-        (n, \*shape) in the wire dtype.
-    y:
-        (n,) true classes.
-    epsilon:
-        (n,) shares of the range.
-    """
-
-    x: NDArray[Any]
-    original: NDArray[Any]
-    y: NDArray[np.int64]
-    epsilon: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
