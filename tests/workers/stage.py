@@ -65,11 +65,16 @@ class Shelf:
 class Stage:
     """Remediation without a broker: what it writes is on ``tape``.
 
-    ``now`` is the time of day, which a test may set.
+    ``now`` is the time of day, which a test may set. With a ``pen`` it is written to a broker too,
+    whose logs are then named.
     """
 
-    def __init__(self, settings: Settings, shelf: Any = None) -> None:
+    def __init__(
+        self, settings: Settings, shelf: Any = None, *, pen: Any = None,
+        logs: Mapping[str, UUID] = LOGS,
+    ) -> None:  # fmt: skip
         self.settings = settings
+        self._pen, self._logs = pen, logs
         self.shelf: Any = shelf if shelf is not None else Shelf()
         self.now = T0
         self.tape: list[Record] = []
@@ -80,7 +85,7 @@ class Stage:
     def start(self) -> None:
         """Begin, or begin again after a kill, with what is on the tape."""
         counts = {"inference.inputs": 2, "training.samples": 2, "incidents": 1}
-        self.site = Site(self.settings, LOGS, counts, self.publish, now=lambda: self.now)
+        self.site = Site(self.settings, self._logs, counts, self.publish, now=lambda: self.now)
         for record in (*self._before, *self.tape):
             self.site.learn(record)
         self.remediation = Remediation(self.site, self.shelf)
@@ -93,7 +98,7 @@ class Stage:
 
     async def publish(self, *outs: Out) -> bool:
         for out in outs:
-            await asyncio.sleep(0)
+            await (self._pen(out) if self._pen is not None else asyncio.sleep(0))
             self.tape.append(self.record(out.topic, out.value, out.key, out.headers))
         return True
 
@@ -150,7 +155,7 @@ class Stage:
         found = [record.value for record in self.tape if record.topic == topic]
         if topic == "models":
             return [phase(value) for value in found]
-        event = {"sources": Source, "training.revocations": Revocation}[topic]
+        event: type[Source | Revocation] = Source if topic == "sources" else Revocation
         return [event.decode(value) for value in found]
 
     def buried(self) -> list[dict[str, str]]:

@@ -1,0 +1,212 @@
+"""Quarantine in three steps, release and drop, against a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from stage import T0, Stage, alert, configured, incident
+
+from nnsec.adapters import kafka
+from nnsec.adapters.records import Out
+from nnsec.settings import Settings
+from schemas.base import to_millis
+from schemas.summary import Summary
+from workers.actions import quarantine
+
+POLICY = {"poisoning": {"severity": "high", "actions": ["quarantine"], "approval": "none"}}
+
+
+@pytest.fixture
+async def stage(settings: Settings, tmp_path: Path) -> AsyncIterator[Stage]:
+    settings = configured(settings, tmp_path, policy=POLICY)
+    logs = await kafka.declare(settings, now=datetime.now(UTC))
+    async with kafka.publisher(settings) as publish:
+        yield Stage(settings, pen=publish, logs=logs)
+
+
+async def sample(
+    stage: Stage, topic: str, offset: int, rows: str, source: str = "s1", *,
+    age: timedelta = timedelta(0), **changes: str,
+) -> None:  # fmt: skip
+    """One outcome of the screen, by its headers."""
+    headers = {
+        "nnsec-log": str(stage.site.logs["training.samples"]), "nnsec-partition": "1",
+        "nnsec-offset": str(offset), "nnsec-rows": rows,
+    } | {name.replace("_", "-"): value for name, value in changes.items()}  # fmt: skip
+    assert stage._pen is not None
+    await stage._pen(
+        Out(
+            f"training.{topic}", b"a sample", source.encode(), tuple(encoded(headers)),
+            timestamp=to_millis(T0 - age),
+        )
+    )  # fmt: skip
+
+
+def encoded(headers: Mapping[str, str]) -> list[tuple[str, bytes]]:
+    return [(name, value.encode()) for name, value in headers.items()]
+
+
+def revoked(stage: Stage) -> list[Sequence[tuple[int, int, int]]]:
+    return [one.positions for one in stage.said("training.revocations")]
+
+
+async def test_a_source_is_quarantined_in_three_steps(stage: Stage) -> None:
+    """Said; heard by whoever holds a partition; and only then what was accepted is revoked."""
+    await sample(stage, "accepted", 5, "0,2")
+    await sample(stage, "accepted", 6, "1", "another")
+    await sample(stage, "accepted", 3, "0", age=timedelta(days=6))
+    await sample(stage, "accepted", 1, "0", age=timedelta(days=8))
+    await sample(stage, "accepted", 2, "0", nnsec_log=str(UUID(int=3)))
+    await sample(stage, "accepted", 2, "zero")
+    stage.status(worker=1, partitions=(0,))
+    stage.status(worker=2, partitions=(1,))
+    await stage.take(incident())
+    await stage.until(lambda: stage.said("sources") != [])
+    stage.status(worker=1, partitions=(0,), sources=1)
+    await stage.rest(0.3)
+    assert revoked(stage) == []
+    await sample(stage, "accepted", 7, "0")  # by the worker that had not heard of it yet
+    stage.status(worker=2, partitions=(1,), sources=1)
+    await stage.until(lambda: stage.outcomes() == ["proposed", "running", "done"])
+    (source,) = stage.said("sources")
+    assert (source.source, source.state, source.version) == ("s1", "quarantined", 1)
+    assert source.incident == str(incident().id)
+    assert revoked(stage) == [((1, 3, 0), (1, 5, 0), (1, 5, 2), (1, 7, 0))]
+    (revocation,) = stage.said("training.revocations")
+    assert (revocation.source, revocation.log) == ("s1", stage.site.logs["training.samples"])
+    assert stage.actions()[-1].figures["revoked"] == 4
+
+
+async def test_many_positions_are_revoked_in_parts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None twice, none left out, though it is killed between two parts."""
+    monkeypatch.setattr(quarantine, "MAX_POSITIONS", 100)
+    for offset in range(25):
+        await sample(stage, "accepted", offset, ",".join(map(str, range(20))))
+    say, parts = stage.site.say_revocation, 0
+
+    async def killed(one: Any) -> None:
+        nonlocal parts
+        parts += 1
+        if parts == 3:
+            raise asyncio.CancelledError
+        await say(one)
+
+    stage.site.say_revocation = killed  # type: ignore[method-assign]
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1] == "running" and parts == 3)
+        await stage.kill()
+        assert len(revoked(stage)) == 2
+        stage.start()
+        await stage.until(lambda: stage.outcomes()[-1] == "done")
+    places = [place for part in revoked(stage) for place in part]
+    assert len(places) == len(set(places)) == 500
+    assert max(map(len, revoked(stage))) == 100
+    assert stage.actions()[-1].figures["revoked"] == 500
+    assert [one.version for one in stage.said("sources")] == [1]
+
+
+async def test_what_nobody_hears_fails(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition that no worker holds could go on accepting; it is named, nothing is revoked."""
+    monkeypatch.setattr(quarantine, "HEAR_SECONDS", 0.2)
+    await sample(stage, "accepted", 5, "0")
+    stage.status(worker=1, partitions=(0,), sources=1)
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes()[-1:] == ["failed"])
+    assert "training.samples partitions 1 are held by no live worker" in stage.actions()[-1].reason
+    assert revoked(stage) == []
+    async with stage.crew():
+        await stage.order("approve", str(incident().id))
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "done")
+    assert revoked(stage) == [((1, 5, 0),)]
+    assert len(stage.said("sources")) == 1
+
+
+async def test_a_released_source_is_as_if_nothing_had_been(stage: Stage) -> None:
+    """Revocations are withdrawn, and what was held back is accepted, once each."""
+    await sample(stage, "accepted", 5, "0")
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+        await sample(stage, "quarantine", 8, "0,1", nnsec_reasons="source")
+        await sample(stage, "quarantine", 9, "0", nnsec_reasons="source")
+        await sample(stage, "quarantine", 4, "0", "another", nnsec_reasons="outlier")
+        await stage.order("release", "s1")
+        await stage.until(lambda: stage.outcomes("release")[-1:] == ["done"])
+        assert [one.state for one in stage.said("sources")] == ["quarantined", "trusted"]
+        assert [one.withdrawn for one in stage.said("training.revocations")] == [False, True]
+        assert revoked(stage) == [((1, 5, 0),)] * 2
+        accepted = [r for r in stage.tape if r.topic == "training.accepted"]
+        assert [dict(r.headers)["nnsec-offset"] for r in accepted] == [b"8", b"9"]
+        assert not any("nnsec-reasons" in dict(r.headers) for r in accepted)
+        assert stage.actions("release")[-1].figures["released"] == 2
+        await stage.order("release", "s1", id="again")
+        await stage.until(lambda: stage.outcomes("release")[-1] == "done")
+        assert stage.actions("release")[-1].figures["needed"] is False
+        # What was done and reversed is not done again without a person.
+        await stage.take(incident("s1").model_copy(update={"id": UUID(int=77), "first_seen": T0}))
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "awaiting_approval")
+        assert "flapping" in stage.actions("quarantine")[-1].reason
+
+
+async def test_a_release_that_was_cut_off_accepts_nothing_twice(stage: Stage) -> None:
+    """What lies in ``training.accepted`` already is known by its position."""
+    await sample(stage, "quarantine", 8, "0", nnsec_reasons="source")
+    await sample(stage, "quarantine", 9, "0", nnsec_reasons="source")
+    await sample(stage, "accepted", 8, "0")
+    async with stage.crew():
+        await stage.order("quarantine", "s1")
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "done")
+        await stage.order("release", "s1")
+        await stage.until(lambda: stage.outcomes("release")[-1:] == ["done"])
+    accepted = [r for r in stage.tape if r.topic == "training.accepted"]
+    assert [dict(r.headers)["nnsec-offset"] for r in accepted] == [b"9"]
+
+
+async def test_what_is_dropped_stays_out(stage: Stage) -> None:
+    """A source that nobody quarantined is so from then on."""
+    async with stage.crew():
+        await stage.order("drop", "s1")
+        await stage.until(lambda: stage.outcomes("drop")[-1:] == ["done"])
+    assert [one.state for one in stage.said("sources")] == ["quarantined"]
+    assert [r for r in stage.tape if r.topic == "training.accepted"] == []
+
+
+async def test_a_client_is_no_source(stage: Stage) -> None:
+    """The policy never asks for it; an old action that does fails in words."""
+    assert stage.site.settings.policy["poisoning"].actions == ("quarantine",)
+    client = alert().subject.model_copy(update={"kind": "client"})
+    await stage.take(incident(subject=client))
+    assert stage.actions() == []
+
+
+@pytest.mark.parametrize(("sources", "second"), [(3, "awaiting_approval"), (20, "done")])
+async def test_few_sources_are_quarantined_without_a_person(
+    stage: Stage, sources: int, second: str
+) -> None:
+    """One, or a tenth of those that sent samples within the hour, as the summaries tell."""
+    names = tuple(f"s{i}" for i in range(sources))
+    said = Summary(
+        kind="sample", log=UUID(int=1), topic="training.samples", model="digits",
+        model_version="1", time=T0, subjects=names, rows="",
+    )  # fmt: skip
+    assert stage._pen is not None
+    await stage._pen(Out("summaries", said.encode(), b"digits", timestamp=to_millis(T0)))
+    async with stage.crew():
+        await stage.take(incident("s1", "s2"))
+        await stage.until(
+            lambda: (
+                stage.outcomes().count("done") == 1 + (second == "done")
+                and stage.outcomes()[-1] == second
+            )
+        )
+    if second != "done":
+        assert "rate: 1 of 3 were acted on" in stage.actions()[-1].reason
