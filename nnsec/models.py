@@ -70,12 +70,24 @@ def build(architecture: str, allowed: str) -> nn.Module:
         raise ConfigError(f"architecture {allowed!r}: write it as package.module:function")
     try:
         factory = getattr(importlib.import_module(name), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"architecture {allowed!r} cannot be imported: {error}; "
             "install its package in the worker's environment, or correct the name"
         ) from error
-    module = factory()
+    except Exception as error:
+        # The user's module runs when it is imported, so it may raise anything.
+        raise ConfigError(
+            f"importing {name!r} for architecture {allowed!r} failed: {error!r}; "
+            "correct that module"
+        ) from error
+    try:
+        module = factory()
+    except Exception as error:
+        raise ConfigError(
+            f"architecture {allowed!r} made an error: {error!r}; it must be a "
+            "function that takes nothing and returns a torch module"
+        ) from error
     if not isinstance(module, nn.Module):
         raise ConfigError(
             f"architecture {allowed!r} made a {type(module).__name__}, no torch module"

@@ -106,7 +106,7 @@ class Network:
         try:
             self.device = torch.device(chosen)
             self.module = module.to(self.device).eval()
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it has CUDA
             raise ConfigError(f"device {device!r} cannot be used: {error}") from error
         self.input = input
         self.tile = TILE.get(self.device.type, TILE["cpu"])

@@ -27,7 +27,12 @@ from nnsec.checkpoints.manifest import (
     Metrics,
     Parent,
 )
-from nnsec.checkpoints.measuring import calibration_figures, drift_reference, measure
+from nnsec.checkpoints.measuring import (
+    calibration_figures,
+    check_outputs,
+    drift_reference,
+    measure,
+)
 from nnsec.checkpoints.provenance import Provenance
 from nnsec.checkpoints.verification import verify_files
 from nnsec.errors import ConfigError, Unsafe
@@ -145,6 +150,7 @@ def create(
     data = reference.check(
         x, y, input=spec.input, classes=_classes(network, spec), alpha=spec.alpha, splits=splits
     )
+    check_outputs(network, data.x)
     parts = splits if splits is not None else Splits.stratified(data.y, seed=seed)
     told(STEPS[1])
     suite = Suite.fit(

@@ -12,13 +12,35 @@ from numpy.typing import NDArray
 from nnsec import attacks
 from nnsec.bets import LEVELS
 from nnsec.checkpoints.manifest import CalibrationFigures, DriftReference, Metrics
+from nnsec.errors import ConfigError
 from nnsec.network import Network
 from nnsec.suite import Scored, Suite
 
+CHUNK = 4096
 ATTACK_ROWS = 128
 ATTACK_EPSILON = 0.1
 ATTACK_STEPS = 10
 """The PGD that a manifest reports on unless the caller measured another."""
+
+
+def check_outputs(network: Network, x: NDArray[Any]) -> None:
+    """Refuse a model that gives no numbers for clean inputs.
+
+    Raises
+    ------
+    ConfigError
+        Saying for how many.
+    """
+    bad = 0
+    for start in range(0, len(x), CHUNK):
+        forward = network.forward(x[start : start + CHUNK])
+        finite = forward.logits.isfinite().all(1) & forward.features.isfinite().all(1)
+        bad += int((~finite).sum())
+    if bad:
+        raise ConfigError(
+            f"the model gives NaN or infinity for {bad} of {len(x)} reference inputs; correct the "
+            "weights, or the scaling: it is given float32 in [0, 1]"
+        )
 
 
 def measure(

@@ -19,6 +19,8 @@ from nnsec.splits import Splits
 CALIBRATED = 0.4
 """Share of the reference data that calibrates, unless splits are given."""
 SMALLEST = 100
+DISTINCT = 0.75
+"""Share of the inputs that must differ from each other."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +91,7 @@ def check(
     splits:
         Which rows serve for what; None to draw them.
     counted:
-        Whether so many are needed that they can calibrate.
+        Whether so many are needed, and so different, that they can calibrate.
 
     Raises
     ------
@@ -109,6 +111,7 @@ def check(
         )
     if counted:
         _check_count(len(x), alpha, splits)
+        _check_distinct(x)
     return Reference(np.ascontiguousarray(x), np.ascontiguousarray(y, np.int64))
 
 
@@ -156,4 +159,13 @@ def _check_count(n: int, alpha: float, splits: Splits | None) -> None:
         raise ConfigError(
             f"{n} reference inputs; at least {minimum(alpha)} are needed at alpha = {alpha:g}; "
             "give more, or raise [models.NAME] alpha"
+        )
+
+
+def _check_distinct(x: NDArray[Any]) -> None:
+    """A repeated input is in several parts: then detectors are calibrated on what they know."""
+    distinct = len({hashlib.sha256(row.tobytes()).digest() for row in x})
+    if distinct < DISTINCT * len(x):
+        raise ConfigError(
+            f"only {distinct} of {len(x)} reference inputs differ from each other; give each once"
         )

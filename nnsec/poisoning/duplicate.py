@@ -32,7 +32,7 @@ class Duplicate(WindowScreen):
         fresh = reference.fresh
         orders = honest_orders(fresh.labels, reference.seed)
         found = [f.figure for order in orders for f in replay(self, fresh, order) if f]
-        self.usual = np.array([max(found, default=0.0)])
+        self.usual = np.array([max(found, default=0.0)], np.float64)
 
     def judge(
         self, samples: Samples, row: int, prepared: NDArray[np.float64], window: SourceWindow
