@@ -1,0 +1,280 @@
+"""Delivery on a real broker: nothing is lost, whatever an agent, a member or a clock does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from nnsec.adapters import kafka
+from nnsec.adapters.records import Out, Record
+from nnsec.errors import ConfigError, TransientError
+from nnsec.settings import Settings
+from schemas.dead_letter import decode_dead_letter
+from streams.runtime import Runtime, _until_drained, run
+
+TOPIC = "labels"
+PARTITIONS = 4
+WAIT = 30.0
+
+
+@dataclass
+class Echo:
+    """Publishes each record again, unless told to do otherwise."""
+
+    role: str = "echo"
+    topics: tuple[str, ...] = (TOPIC,)
+    before: Callable[[Sequence[Record]], None] = lambda records: None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    batches: list[list[bytes]] = field(default_factory=list)
+    held: list[frozenset[tuple[str, int]]] = field(default_factory=list)
+    begin: Mapping[tuple[str, int], int] | None = None
+    ticks: list[Out] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def assigned(
+        self, partitions: frozenset[tuple[str, int]]
+    ) -> Mapping[tuple[str, int], int] | None:
+        self.held.append(partitions)
+        return self.begin
+
+    async def process(self, records: Sequence[Record]) -> Sequence[Out]:
+        self.batches.append([record.value or b"" for record in records])
+        await self.gate.wait()
+        self.before(records)
+        return [Out("scores", record.value, record.key) for record in records]
+
+    async def tick(self, now: float) -> Sequence[Out]:
+        outs, self.ticks = self.ticks, []
+        return outs
+
+
+@pytest.fixture
+async def quick(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings with small batches and short sessions, and the topics declared."""
+    monkeypatch.chdir(tmp_path)
+    changed = settings.kafka.model_copy(
+        update={"session_timeout": 2.0, "max_batch": 16, "drain_seconds": 8.0}
+    )
+    found = settings.model_copy(update={"kafka": changed})
+    await kafka.declare(found, now=datetime.now(UTC))
+    return found
+
+
+@asynccontextmanager
+async def member(settings: Settings, agent: Echo) -> AsyncIterator[Runtime]:
+    """One process of the streams, ready, and drained at the end."""
+    stop, runtime = asyncio.Event(), Runtime(settings, (), [agent])
+    task = asyncio.create_task(runtime.run(stop))
+    try:
+        await until(lambda: agent.held and not runtime.problems())
+        yield runtime
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, WAIT)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(WAIT):
+        while not condition():  # noqa: ASYNC110 - the condition is the code under test
+            await asyncio.sleep(0.02)
+
+
+async def send(settings: Settings, values: Sequence[bytes]) -> list[bytes]:
+    outs = [Out(TOPIC, v, v, partition=i % PARTITIONS) for i, v in enumerate(values)]
+    async with kafka.publisher(settings) as publish:
+        await publish(*outs)
+    return list(values)
+
+
+async def echoed(settings: Settings, count: int) -> list[bytes]:
+    """What came out, once there are so many different values."""
+    async with asyncio.timeout(WAIT):
+        while True:
+            found = [r.value or b"" async for r in kafka.read_to_end(settings, ("scores",))]
+            if len(set(found)) >= count:
+                return found
+            await asyncio.sleep(0.05)
+
+
+async def lag(settings: Settings, role: str = "echo") -> int:
+    async with kafka.Positions(settings, role, (TOPIC,)) as positions:
+        return sum(bounds.lag for bounds in (await positions.read()).values())
+
+
+def numbers(count: int, prefix: str = "v") -> list[bytes]:
+    return [f"{prefix}{i}".encode() for i in range(count)]
+
+
+async def test_what_raises_for_a_while_loses_nothing(quick: Settings) -> None:
+    """An agent that raises on every second call still has every record come out once."""
+    calls = iter(range(10_000))
+
+    def stumble(records: Sequence[Record]) -> None:
+        if next(calls) % 2 == 0:
+            raise RuntimeError("stumbled")
+
+    async with member(quick, Echo(before=stumble)):
+        sent = await send(quick, numbers(100))
+        assert sorted(await echoed(quick, 100)) == sorted(sent)
+    assert await lag(quick) == 0
+
+
+async def test_poison_is_isolated(quick: Settings) -> None:
+    """One record in ten raises: its neighbours pass once, it is a dead letter after three tries."""
+    tries: dict[bytes, int] = {}
+
+    def choke(records: Sequence[Record]) -> None:
+        for record in records:
+            if record.value and record.value.endswith(b"7"):
+                if len(records) == 1:
+                    tries[record.value] = tries.get(record.value, 0) + 1
+                raise ValueError("cannot swallow this")
+
+    async with member(quick, Echo(before=choke)):
+        sent = await send(quick, numbers(60))
+        poison = {value for value in sent if value.endswith(b"7")}
+        assert sorted(await echoed(quick, 54)) == sorted(set(sent) - poison)
+        await until_letters(quick, 6)
+    letters = await until_letters(quick, 6)
+    assert {letter.value for letter in letters} == poison == tries.keys()
+    assert set(tries.values()) == {3}
+    assert {(one.error_class, one.attempts, one.error) for one in letters} == {
+        ("ModelFailed", 3, "ValueError: cannot swallow this")
+    }
+    assert await lag(quick) == 0
+
+
+async def until_letters(settings: Settings, count: int):  # type: ignore[no-untyped-def]
+    async with asyncio.timeout(WAIT):
+        while True:
+            records = [r async for r in kafka.read_to_end(settings, ("dead-letters",))]
+            if len(records) >= count:
+                return [decode_dead_letter(r.key, r.value, r.headers) for r in records]
+            await asyncio.sleep(0.05)
+
+
+async def test_a_transient_error_waits_without_losing_the_place(quick: Settings) -> None:
+    """However long it lasts, nothing is split, skipped or buried, and the order is kept."""
+    away = [True]
+
+    def wait(records: Sequence[Record]) -> None:
+        if away[0]:
+            raise TransientError("the registry is away")
+
+    agent = Echo(before=wait)
+    async with member(quick, agent):
+        sent = await send(quick, numbers(12))
+        await until(lambda: len(agent.batches) >= 4)
+        assert await lag(quick) == 12
+        assert all(batch == agent.batches[0] for batch in agent.batches[1:4])
+        away[0] = False
+        assert sorted(await echoed(quick, 12)) == sorted(sent)
+
+
+async def test_a_second_member_takes_its_share(quick: Settings) -> None:
+    """Both work on halves that do not meet, and nothing sent meanwhile is lost."""
+    first, second = Echo(), Echo()
+    async with member(quick, first):
+        sent = await send(quick, numbers(40, "a"))
+        async with member(quick, second):
+            await until(lambda: len(first.held[-1]) == PARTITIONS // 2)
+            assert first.held[-1].isdisjoint(second.held[-1])
+            sent += await send(quick, numbers(40, "b"))
+            assert set(await echoed(quick, 80)) == set(sent)
+            assert any(value.startswith(b"b") for batch in second.batches for value in batch)
+        await until(lambda: len(first.held[-1]) == PARTITIONS)
+        sent += await send(quick, numbers(40, "c"))
+        assert set(await echoed(quick, 120)) == set(sent)
+    assert await lag(quick) == 0
+
+
+async def test_a_batch_that_outlives_its_assignment_is_given_up(quick: Settings) -> None:
+    """Revoked in the middle of a batch: it is not published then, and comes again somewhere."""
+    first, second = Echo(), Echo()
+    async with member(quick, first):
+        first.gate.clear()
+        sent = await send(quick, numbers(16))
+        await until(lambda: first.batches)
+        joining = asyncio.create_task(work(quick, second, first.gate))
+        assert set(await echoed(quick, 16)) == set(sent)
+        joining.cancel()
+        await asyncio.gather(joining, return_exceptions=True)
+    assert await lag(quick) == 0
+
+
+async def work(settings: Settings, agent: Echo, gate: asyncio.Event) -> None:
+    """Join as a second member, and let the first go on once it was told to give up."""
+    async with member(settings, agent):
+        gate.set()
+        await asyncio.sleep(WAIT)
+
+
+async def test_draining_finishes_the_batch_in_hand(quick: Settings) -> None:
+    """What was taken is published and committed, what was not is left, and the status is 0."""
+    agent, stop = Echo(), asyncio.Event()
+    task = asyncio.create_task(run(quick, agents=[agent], stop=stop))
+    await until(lambda: agent.held)
+    agent.gate.clear()
+    sent = await send(quick, numbers(12))
+    await until(lambda: agent.batches)
+    stop.set()
+    await asyncio.sleep(0.1)
+    assert not task.done()
+    agent.gate.set()
+    assert await asyncio.wait_for(task, WAIT) == 0
+    out = [r.value async for r in kafka.read_to_end(quick, ("scores",))]
+    assert sorted(agent.batches[0]) == sorted(value or b"" for value in out)
+    assert await lag(quick) == len(sent) - len(out)
+
+
+async def test_what_cannot_drain_in_time_is_status_1(caplog: pytest.LogCaptureFixture) -> None:
+    """The process is then ended by force, and the records come again at the next start."""
+
+    class Stuck:
+        async def run(self, stop: asyncio.Event) -> None:
+            await asyncio.sleep(WAIT)
+
+    stop = asyncio.Event()
+    stop.set()
+    assert await _until_drained(cast("Runtime", Stuck()), stop, 0.05) == 1
+    assert "not drained within 0.05 s" in caplog.text
+
+
+async def test_the_first_start_begins_at_the_end_and_stays_there(quick: Settings) -> None:
+    """What came before is no input; what comes after is one, though the process was away."""
+    await send(quick, numbers(8, "old"))
+    async with member(quick, Echo()):
+        assert await lag(quick) == 0
+    sent = await send(quick, numbers(8, "new"))
+    async with member(quick, Echo()):
+        assert sorted(await echoed(quick, 8)) == sorted(sent)
+
+
+async def test_an_agent_names_where_it_begins(quick: Settings) -> None:
+    """Offsets that its state needs come before the committed ones."""
+    await send(quick, numbers(8))
+    agent = Echo(begin={(TOPIC, 1): 0, (TOPIC, 2): 1})
+    async with member(quick, agent):
+        assert sorted(await echoed(quick, 3)) == [b"v1", b"v5", b"v6"]
+
+
+async def test_ticks_are_published(quick: Settings) -> None:
+    """Time alone leads to records too."""
+    agent = Echo(ticks=[Out("scores", b"tick")])
+    async with member(quick, agent):
+        assert await echoed(quick, 1) == [b"tick"]
+
+
+async def test_there_is_no_such_role(quick: Settings) -> None:
+    """It is said before anything is started."""
+    with pytest.raises(ConfigError, match="no role 'scor'"):
+        await run(quick, ["scor"])
