@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from small_checkpoint import VALUES, Files, MakeFiles
+from numpy.typing import NDArray
+from small_checkpoint import NOW, VALUES, Files, MakeFiles
+from torch import Tensor
 
-from nnsec.adapters.registry import SIGNATURE
-from nnsec.checkpoints import signing, tensors
+from nnsec.adapters.registry import SIGNATURE, Registry
+from nnsec.checkpoints import Created, create, signing, tensors
 from nnsec.checkpoints.manifest import DETECTORS, GOLDEN, MANIFEST, SCREENS, WEIGHTS, Manifest
+from nnsec.settings import ModelTable
 from nnsec.trust import keys
 from nnsec.trust.keys import PrivateKey
+from tests.own_model.acme import data, networks
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +49,37 @@ def files(key: PrivateKey) -> MakeFiles:
         return kept
 
     return make
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """A small network on vectors, trained in a tenth of a second, and clean data for it."""
+
+    spec: ModelTable
+    weights: Mapping[str, Tensor]
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    fresh: NDArray[np.float32]
+    key: PrivateKey
+
+    def create(self, registry: Registry, **changes: Any) -> Created:
+        """Make a checkpoint of the model ``v``."""
+        given = {"model": "v", "spec": self.spec, "weights": self.weights, "x": self.x,
+                 "y": self.y, "key": self.key, "now": NOW}  # fmt: skip
+        return create(registry, **(given | changes))
+
+
+VECTOR_SPEC = {
+    "architecture": "tests.own_model.acme.networks:two_layers", "device": "cpu", "alpha": 0.02,
+    "input": {"shape": [30], "dtype": "float32", "range": [-8, 8]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def vectors(key: PrivateKey) -> Vectors:
+    """What a checkpoint of the model ``v`` is made of."""
+    x, y = data.cancer(0)
+    scaled = (x + data.REACH) / (2 * data.REACH)
+    module = data.train(networks.two_layers(), scaled[:200], y[:200], epochs=20, seed=0)
+    spec = ModelTable.model_validate(VECTOR_SPEC)
+    return Vectors(spec, module.state_dict(), x[200:500], y[200:500], x[500:], key)

@@ -16,11 +16,14 @@ from nnsec.splits import Splits
 IMAGE = Input(shape=(1, 4, 4), dtype="uint8", range=(0, 16))
 VECTOR = Input(shape=(3,), dtype="float32", range=(-1, 1))
 N = 300
+PICTURES = np.zeros((N, 1, 4, 4), np.uint8)
+PICTURES[:, 0, 0, 0], PICTURES[:, 0, 0, 1] = np.divmod(np.arange(N), 17)
+VECTORS = np.linspace(-1, 1, 3 * N, dtype=np.float32).reshape(N, 3)
 
 
 def _images(**changes: Any) -> dict[str, Any]:
     given = {
-        "x": np.full((N, 1, 4, 4), 7, np.uint8), "y": np.arange(N) % 2, "input": IMAGE,
+        "x": PICTURES, "y": np.arange(N) % 2, "input": IMAGE,
         "classes": 2, "alpha": 0.01,
     }  # fmt: skip
     return given | changes
@@ -32,9 +35,9 @@ def test_good_data_pass_and_have_a_digest() -> None:
     assert found.y.dtype == np.int64
     others = [
         reference.check(**_images(y=1 - np.arange(N) % 2)),
-        reference.check(**_images(x=np.full((N, 1, 4, 4), 8, np.uint8))),
+        reference.check(**_images(x=PICTURES[::-1])),
         reference.check(
-            **_images(x=np.full((N, 4, 1, 4), 7, np.uint8),
+            **_images(x=PICTURES.reshape(N, 4, 1, 4),
                       input=Input(shape=(4, 1, 4), range=(0, 16)))
         ),
     ]  # fmt: skip
@@ -42,12 +45,11 @@ def test_good_data_pass_and_have_a_digest() -> None:
     assert found.digest() == reference.check(**_images()).digest()
 
 
-VECTORS = np.zeros((N, 3), np.float32)
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "dtype": (_images(x=np.zeros((N, 1, 4, 4))), r"float64, and input\.dtype says uint8; .*astype"),
     "shape": (_images(x=np.zeros((N, 4, 4), np.uint8)), r"asks for \[n, 1, 4, 4\]; reshape"),
     "range": (_images(x=np.full((N, 1, 4, 4), 17, np.uint8)), r"17 to 17, outside input\.range"),
-    "below": (_images(x=VECTORS - 2, input=VECTOR), r"-2\.0 to -2\.0, outside"),
+    "below": (_images(x=VECTORS - 2, input=VECTOR), r"-3\.0 to -1\.0, outside"),
     "nan": (_images(x=VECTORS * np.nan, input=VECTOR), "NaN or infinity; leave"),
     "empty range": (_images(input=Input(shape=(1, 4, 4), range=(5, 5))), "must be the smaller"),
     "float labels": (_images(y=np.zeros(N)), "reference y is float64"),
@@ -59,6 +61,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
             "99 reference inputs; at least 100 .*raise"),
     "few for alpha": (_images(x=np.zeros((200, 1, 4, 4), np.uint8), y=np.zeros(200, int)),
                       r"200 reference inputs; at least 253 are needed at alpha = 0\.01"),
+    "repeated": (_images(x=PICTURES[np.arange(N) % 200]), "only 200 of 300 .* differ from each"),
     "none": (_images(x=np.zeros((0, 1, 4, 4), np.uint8), y=np.zeros(0, int)), "0 reference"),
 }  # fmt: skip
 
@@ -68,6 +71,14 @@ def test_a_mistake_is_named_with_its_remedy(given: dict[str, Any], words: str) -
     """Type, shape, range, labels and number: each has words of its own."""
     with pytest.raises(ConfigError, match=words):
         reference.check(**given)
+
+
+def test_what_only_is_scored_need_be_neither_many_nor_different() -> None:
+    """Type, shape and range count all the same."""
+    few = PICTURES[[1, 1, 1]]
+    assert len(reference.check(**_images(x=few, y=np.zeros(3, int), counted=False)).x) == 3
+    with pytest.raises(ConfigError, match="outside"):
+        reference.check(**_images(x=few + np.uint8(17), y=np.zeros(3, int), counted=False))
 
 
 def test_given_splits_must_calibrate_enough() -> None:
