@@ -20,6 +20,7 @@ from workers.commands import (
     alerts,
     calibrate,
     checkpoint,
+    demo,
     doctor,
     incidents,
     keys,
@@ -58,6 +59,7 @@ def root(
     context.obj = settings if starts else embedded.running(settings)
 
 
+app.command()(demo.demo)
 app.command()(up.up)
 app.command()(stream.stream)
 app.add_typer(worker.app, name="worker")

@@ -16,35 +16,25 @@ from workers.demo.ledger import Ledger
 from workers.demo.live import Live
 from workers.demo.malformed import malformed
 from workers.demo.material import Attack, Inputs
+from workers.demo.poison import BAD, Sample
 from workers.demo.sender import Sender
 
 ATTACKER = "mallory"
-BAD_SOURCE = "scraper-7"
 CLIENTS = tuple(f"app-{number:02d}" for number in range(1, 13))
 RATE = 100.0
 """Honest inputs a second."""
 ATTACK_RATE = 30.0
 SAMPLE_RATE = 60.0
 """Training samples a second, until there are enough to train on."""
-LATER_SAMPLE_RATE = 20.0
+LATER_SAMPLE_RATE = 4.0
 LOUD_RATE = 25.0
 LOUD_AFTER_VERDICT = 5
 """Loud samples that still come when the source is quarantined: they must not get in."""
-RAMP_SECONDS = 6.0
+RAMP_SECONDS = 16.0
 """In which the drift grows to its full size."""
 PATIENCE = 40.0
 """Seconds that a step waits for what the monitor must do."""
 TICK = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One training sample to send."""
-
-    kind: str
-    source: str
-    x: NDArray[Any]
-    label: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,8 +117,8 @@ class Director:
             attack = group.create_task(self._attack())
             await self._until(lambda: attack.done(), "the attack is over")
             step(self.STEPS[2])
-            await self._until(lambda: self._version() == 2, "checkpoint 2 serves")
-            step(self.STEPS[3], "checkpoint 2 learned from quiet poison too, and serves now")
+            await self._until(lambda: self._version() > 1, "a second checkpoint serves")
+            step(self.STEPS[3], f"checkpoint {self._version()} learned from quiet poison too")
             await self._loud()
             step(self.STEPS[4])
             await self._until(self._rolled_back, "the model is rolled back")
@@ -153,9 +143,9 @@ class Director:
         return self._ledger.active_version(self._script.model)
 
     def _rolled_back(self) -> bool:
-        """Whether the newest poisoning incident is contained and an older checkpoint serves."""
+        """Whether poisoning was found, and all that was to be done about it is done."""
         found = self._ledger.of_family("poisoning")
-        return bool(found) and all(map(_settled, found)) and self._version() == 1
+        return bool(found) and all(map(_settled, found))
 
     def _home(self) -> bool:
         return not self._ledger.waiting_inputs and not self._ledger.waiting_samples
@@ -225,10 +215,10 @@ class Director:
                     break
             await self._sample(sample)
             await asyncio.sleep(1 / LOUD_RATE)
-        await self._until(self._condemned, f"{BAD_SOURCE} is quarantined")
+        await self._until(self._condemned, f"{BAD} is quarantined")
 
     def _condemned(self) -> bool:
-        source = self._ledger.sources.get(BAD_SOURCE)
+        source = self._ledger.sources.get(BAD)
         return source is not None and source.state == "quarantined"
 
     async def _sample(self, sample: Sample) -> None:

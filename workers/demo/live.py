@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,11 +34,14 @@ class Live:
     ----------
     steps:
         How many steps the demo has.
+    said:
+        Called with every line that is new, for where nothing can be drawn.
     """
 
     ledger: Ledger
     steps: int
-    step: str = "starting"
+    said: Callable[[str], object] = str
+    detail: str = ""
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN))
     _rates: deque[float] = field(default_factory=lambda: deque(maxlen=30))
     _bar: Progress = field(
@@ -54,13 +58,15 @@ class Live:
         else:
             self._bar.advance(self._task)
         self._bar.update(self._task, description=step)
-        self.step = step
+        self.detail = ""
+        self.said(step)
         if note:
             self.note(note)
 
     def note(self, text: str) -> None:
         """Say something that happened."""
         self.notes.append(text)
+        self.said(f"  {text}")
 
     def end(self) -> None:
         """Fill the bar."""
@@ -115,7 +121,8 @@ class Live:
         return Panel(table if self.ledger.incidents else "none yet", title="incidents")
 
     def _notes(self) -> Panel:
-        return Panel("\n".join(map(escape, self.notes)) or " ", title="what happens")
+        lines = [*self.notes, self.detail] if self.detail else self.notes
+        return Panel("\n".join(map(escape, lines)) or " ", title="what happens")
 
 
 def steps(incident: Incident) -> str:

@@ -112,7 +112,7 @@ def say(console: Console, summary: Summary, problems: Sequence[str], folder: str
     for problem in problems:
         console.print(f"[red]{escape(problem)}")
     console.print(
-        f"\nLogs of every process: {folder}/run. The configuration: {folder}/nnsec.toml."
+        f"\nLogs of every process: .nnsec/run. The configuration: {folder}/nnsec.toml."
         "\nKeep it running and try it yourself: nnsec demo --keep-running. Then, in another "
         "terminal:\n"
         f"  nnsec --config {folder}/nnsec.toml alerts --from-beginning\n"

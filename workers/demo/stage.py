@@ -10,7 +10,7 @@ from typing import Any
 from nnsec.settings import ModelTable, Settings
 
 FOLDER = Path(".nnsec/demo")
-MIN_SAMPLES = 300
+MIN_SAMPLES = 392
 """Accepted samples from which on the trainer makes the second checkpoint."""
 EPOCHS = 3
 INPUTS_A_DAY = 10_000

@@ -122,7 +122,12 @@ def _evasion(ledger: Ledger, predict: Predict) -> Summary:
 
 def _poisoning(ledger: Ledger) -> Summary:
     poison = [p for p, s in ledger.samples.items() if s.kind in {"quiet", "loud"}]
-    loud = [p for p, s in ledger.samples.items() if s.kind == "loud"]
+    # What comes after the verdict on its source is not judged by itself any more.
+    loud = [
+        place
+        for place, sample in ledger.samples.items()
+        if sample.kind == "loud" and BY_VERDICT not in ledger.quarantined.get(place, ())
+    ]
     clean = [p for p, s in ledger.samples.items() if s.kind == "honest"]
     return {
         "poison_samples": len(poison),
@@ -130,10 +135,7 @@ def _poisoning(ledger: Ledger) -> Summary:
             place in ledger.quarantined or place in ledger.revoked for place in poison
         ),
         "loud_samples": len(loud),
-        "loud_caught_by_sample": sum(
-            place in ledger.quarantined and BY_VERDICT not in ledger.quarantined[place]
-            for place in loud
-        ),
+        "loud_caught_by_sample": sum(place in ledger.quarantined for place in loud),
         "clean_samples": len(clean),
         "clean_quarantined": sum(place in ledger.quarantined for place in clean),
     }

@@ -96,7 +96,7 @@ def test_benign_inputs_are_the_honest_ones_before_the_drift() -> None:
 
 
 def test_poison_is_caught_by_quarantine_or_revocation() -> None:
-    """What is held back for its source alone was not caught by sample."""
+    """What is held back for its source alone counts neither as loud nor as caught by sample."""
     ledger = Ledger()
     kinds: list[Any] = ["quiet", "quiet", "loud", "loud", "honest", "honest"]
     for offset, kind in enumerate(kinds):
@@ -108,7 +108,7 @@ def test_poison_is_caught_by_quarantine_or_revocation() -> None:
         (SAMPLES, 0, 5): ("outlier",),
     }  # fmt: skip
     assert made(ledger)["poisoning"] == {
-        "poison_samples": 4, "poison_quarantined_or_revoked": 3, "loud_samples": 2,
+        "poison_samples": 4, "poison_quarantined_or_revoked": 3, "loud_samples": 1,
         "loud_caught_by_sample": 1, "clean_samples": 2, "clean_quarantined": 1,
     }  # fmt: skip
     assert made(ledger)["samples"]["revoked"] == 1
