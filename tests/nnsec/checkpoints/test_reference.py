@@ -17,7 +17,7 @@ IMAGE = Input(shape=(1, 4, 4), dtype="uint8", range=(0, 16))
 VECTOR = Input(shape=(3,), dtype="float32", range=(-1, 1))
 N = 300
 PICTURES = np.zeros((N, 1, 4, 4), np.uint8)
-PICTURES[:, 0, 0, 0], PICTURES[:, 0, 0, 1] = np.divmod(np.arange(N), 17)
+PICTURES[:, 0, 0, :3] = np.arange(N)[:, None] // (1, 17, 289) % 17
 VECTORS = np.linspace(-1, 1, 3 * N, dtype=np.float32).reshape(N, 3)
 
 
