@@ -3,13 +3,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from nnsec.settings import Settings
+from workers.cli import app
 
 PROGRAM = [sys.executable, "-c", "from workers.cli import main; main()"]
+
+
+TREE: Any = typer.main.get_command(app)
+
+
+def leaves(command: Any = TREE, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from leaves(inner, (*path, name))
 
 
 def run(*arguments: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -34,6 +48,56 @@ def test_a_wrong_configuration_ends_with_2(tmp_path: Path) -> None:
     wrong = run("topics", folder=tmp_path)
     assert wrong.returncode == 2
     assert "prefix" in wrong.stderr
+
+
+def test_help_needs_no_configuration(tmp_path: Path) -> None:
+    """Help is shown though the configuration is wrong, on every level."""
+    (tmp_path / "nnsec.toml").write_text("[kafka]\nprefx = 'a.'\n")
+    for words in (("--help",), ("topics", "-h"), ("send", "inputs", "--help")):
+        shown = run(*words, folder=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        assert "Usage" in shown.stdout
+
+
+def test_a_command_that_does_not_exist_ends_with_2(tmp_path: Path) -> None:
+    """Without words there is help; a wrong word is told."""
+    assert "No such command" in run("alarms", folder=tmp_path).stderr
+    assert run("alarms", folder=tmp_path).returncode == 2
+    assert "nnsec" in run(folder=tmp_path).stdout
+
+
+LIGHT = """
+import sys
+from typer.testing import CliRunner
+from workers.cli import app
+sys.argv = ["nnsec", "--help"]
+for words in (["--help"], ["topics"], ["schema", "alert"], ["doctor", "--json"],
+              ["alerts", "--help"], ["incidents", "list", "--help"], ["send", "inputs", "--help"]):
+    CliRunner().invoke(app, words)
+print(sorted({"torch", "sklearn", "scipy", "faust", "river", "pandas"} & set(sys.modules)))
+"""
+
+
+def test_commands_that_only_look_start_at_once(tmp_path: Path) -> None:
+    """Neither torch nor anything else that takes seconds is imported to show a table."""
+    shown = subprocess.run(
+        [sys.executable, "-c", LIGHT], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=True, env={"PATH": "/usr/bin", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert shown.stdout.strip() == "[]", shown.stdout
+
+
+@pytest.mark.parametrize("words", list(leaves()), ids=" ".join)
+def test_every_command_has_help_that_says_what_it_does(words: tuple[str, ...]) -> None:
+    """Each level of the tree answers --help with its own first sentence."""
+    shown = CliRunner().invoke(app, [*words, "--help"])
+    assert shown.exit_code == 0
+    command: Any = TREE
+    for word in words:
+        command = command.commands[word]
+    first = (command.help or "").split()
+    assert len(first) >= 2, "no help"
+    assert " ".join(first[:3]) in " ".join(shown.stdout.replace("\n", " ").split())
 
 
 @pytest.mark.parametrize("words", [("topics",), ("topics", "--json")])

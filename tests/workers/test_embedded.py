@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from nnsec.errors import ConfigError
 from nnsec.settings import Settings, parse
 from workers import embedded
-from workers.embedded import Broker, Store, resolve
+from workers.embedded import Broker, Store, resolve, running
 
 
 @pytest.mark.parametrize("kind", [Broker, Store])
@@ -42,7 +43,73 @@ def test_resolve_starts_only_what_is_embedded(tmp_path: Path) -> None:
         found = resolve(given, stack, tmp_path)
         assert found.kafka == given.kafka
         assert found.redis.url.startswith("redis://127.0.0.1:")
-        assert len(list(tmp_path.iterdir())) == 1
+        assert len(list(tmp_path.glob("store-*"))) == 1
+        assert list(tmp_path.glob("broker-*")) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_commands_beside_find_what_runs(tmp_path: Path) -> None:
+    """While services run, embedded addresses in the same folder are theirs; others stay."""
+    given = parse({"kafka": {"bootstrap_servers": "elsewhere:9092"}})
+    assert running(Settings(), tmp_path) == Settings()
+    with ExitStack() as stack:
+        started = resolve(Settings(), stack, tmp_path)
+        assert running(Settings(), tmp_path) == started
+        assert running(given, tmp_path).kafka == given.kafka
+        assert running(given, tmp_path).redis == started.redis
+        assert running(started, tmp_path) == started
+        with pytest.raises(ConfigError, match=f"process {os.getpid()} keeps services running"):
+            resolve(Settings(), stack, tmp_path)
+    assert running(Settings(), tmp_path) == Settings()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[", '{"pid": 1, "kafka": "127.0.0.1:1"}', '{"redis": ""}']
+)
+def test_what_was_left_by_a_kill_is_passed_over(content: str, tmp_path: Path) -> None:
+    """A file whose services do not answer counts for nothing, and is written over."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "services.json").write_text(content)
+    assert running(Settings(), tmp_path) == Settings()
+    only_store = parse({"kafka": {"bootstrap_servers": "elsewhere:9092"}})
+    with ExitStack() as stack:
+        resolve(only_store, stack, tmp_path)
+        assert running(only_store, tmp_path).redis.url.startswith("redis://127.0.0.1:")
+
+
+def test_a_program_that_ends_at_once_is_a_config_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried on other ports, then the message has the command to try by hand."""
+    tries: list[Path] = []
+
+    def command(self: Store, data: Path) -> list[str]:
+        tries.append(data)
+        return ["false"]
+
+    monkeypatch.setattr(Store, "command", command)
+    with pytest.raises(ConfigError, match="store does not start; try false"):
+        Store(tmp_path).start()
+    assert len(tries) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_does_not_answer_or_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deaf to SIGTERM and silent, it is killed, and nothing is left."""
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    monkeypatch.setattr(Store, "command", lambda self, data: [sys.executable, "-c", deaf])
+    monkeypatch.setattr(Store, "_answers_within", lambda self, timeout: True)
+    store = Store(tmp_path).start()
+    pid = store.pid
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="does not answer"):
+        store.wait(0.3)
+    store.stop()
+    assert store.pid == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
     assert list(tmp_path.iterdir()) == []
 
 
