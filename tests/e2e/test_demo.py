@@ -1,4 +1,4 @@
-"""The whole path, as a user sees it: the demo as a process, on the embedded services and on Kafka."""
+"""The whole path as a user sees it: the demo as a process, on embedded services and on Kafka."""
 
 from __future__ import annotations
 
