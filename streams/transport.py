@@ -28,13 +28,22 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from nnsec.adapters.clients import RETRY_SECONDS, bare_name, client_options, connected, outage
+from nnsec.adapters.clients import (
+    RETRY_SECONDS,
+    bare_name,
+    client_options,
+    connected,
+    outage,
+    patient_wait_ms,
+)
 from nnsec.settings import Settings
 from streams import metrics
 from streams.intake import Intake, Where
 
 POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 1.0
+HURRIED = frozenset({"score"})
+"""Roles whose answers are waited for; the others may read some 50 ms later."""
 ROOM_BATCHES = 8
 """Batches that may wait in the queue before fetching pauses."""
 
@@ -62,7 +71,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             partition_assignment_strategy=[RangePartitionAssignor],
             enable_auto_commit=False,
             auto_offset_reset="none",
-            fetch_max_wait_ms=kafka.fetch_max_wait_ms,
+            fetch_max_wait_ms=(
+                kafka.fetch_max_wait_ms
+                if bare_name(self.transport.settings, group) in HURRIED
+                else patient_wait_ms(kafka)
+            ),
             max_poll_records=kafka.max_batch,
             session_timeout_ms=session,
             rebalance_timeout_ms=max(session, 10_000),

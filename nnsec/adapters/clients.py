@@ -61,6 +61,18 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
     return options
 
 
+def patient_wait_ms(kafka: Kafka) -> int:
+    """How long a fetch may wait where nobody waits for its answer in milliseconds.
+
+    The embedded broker sleeps through half of it even if a record comes, but every empty answer
+    costs both sides time that inputs need: ten times the wait of those that are in a hurry.
+
+    >>> patient_wait_ms(Kafka(fetch_max_wait_ms=10))
+    100
+    """
+    return 10 * kafka.fetch_max_wait_ms
+
+
 def topic_name(settings: Settings, name: str) -> str:
     """The topic's name in Kafka.
 

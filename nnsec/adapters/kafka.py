@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from nnsec.adapters.clients import bare_name, client_options, closed, connected, outage, topic_name
+from nnsec.adapters.clients import (
+    bare_name,
+    client_options,
+    closed,
+    connected,
+    outage,
+    patient_wait_ms,
+    topic_name,
+)  # fmt: skip
 from nnsec.adapters.declaration import declare
 from nnsec.adapters.positions import Bounds, Positions, commit_start
 from nnsec.adapters.publisher import Publisher, TooLarge, producer, publisher
@@ -10,6 +18,6 @@ from nnsec.adapters.tail import Tail, read_to_end, record_of
 
 __all__ = [
     "Bounds", "Positions", "Publisher", "Tail", "TooLarge", "bare_name", "client_options", "closed",
-    "commit_start", "connected", "declare", "outage", "producer", "publisher", "read_to_end",
-    "record_of", "topic_name",
+    "commit_start", "connected", "declare", "outage", "patient_wait_ms", "producer", "publisher",
+    "read_to_end", "record_of", "topic_name",
 ]  # fmt: skip

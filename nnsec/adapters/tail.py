@@ -17,6 +17,7 @@ from nnsec.adapters.clients import (
     closed,
     connected,
     outage,
+    patient_wait_ms,
     topic_name,
 )
 from nnsec.adapters.records import Record
@@ -36,6 +37,8 @@ class Tail:
         (topic, partition) to the offset to begin at; others begin at the beginning.
     only:
         Whether the partitions named in ``start`` are all that is read.
+    follows:
+        Whether it goes on after the end, with time, and not as fast as it can to the end.
     """
 
     def __init__(
@@ -45,8 +48,10 @@ class Tail:
         start: Mapping[tuple[str, int], int] = MappingProxyType({}),
         *,
         only: bool = False,
+        follows: bool = True,
     ) -> None:
         self._settings = settings
+        self._follows = follows
         self._topics = () if only else tuple(topics)
         self._start = start
         self._consumer: Any = None
@@ -57,7 +62,9 @@ class Tail:
         names = [topic_name(self._settings, topic) for topic in self._topics]
         options = client_options(kafka)
         options |= {"auto_offset_reset": "earliest", "enable_auto_commit": False}
-        options["fetch_max_wait_ms"] = kafka.fetch_max_wait_ms
+        options["fetch_max_wait_ms"] = (
+            patient_wait_ms(kafka) if self._follows else kafka.fetch_max_wait_ms
+        )
         self._consumer = await connected(lambda: AIOKafkaConsumer(*names, **options))
         places = {
             TopicPartition(topic_name(self._settings, topic), partition): offset
@@ -134,7 +141,7 @@ async def read_to_end(
     """Yield all records that topics hold now; parameters as for `Tail`."""
     if only and not start:
         return
-    tail = Tail(settings, topics, start, only=only)
+    tail = Tail(settings, topics, start, only=only, follows=False)
     await tail.start()
     try:
         async for record in tail.to_end():

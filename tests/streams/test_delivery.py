@@ -69,6 +69,21 @@ async def quick(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return found
 
 
+@pytest.fixture
+async def apache(quick: Settings, kafka_address: str) -> Settings:
+    """The same on Apache Kafka; the embedded broker does not say that an offset is out of range."""
+    changed = quick.kafka.model_copy(update={"bootstrap_servers": kafka_address})
+    found = quick.model_copy(update={"kafka": changed})
+    await kafka.declare(found, now=datetime.now(UTC))
+    return found
+
+
+@pytest.fixture
+def kafka_address(request: pytest.FixtureRequest) -> str:
+    address: str = request.getfixturevalue("kafka")
+    return address
+
+
 @asynccontextmanager
 async def member(settings: Settings, agent: Echo) -> AsyncIterator[Runtime]:
     """One process of the streams, ready, and drained at the end."""
@@ -278,3 +293,23 @@ async def test_there_is_no_such_role(quick: Settings) -> None:
     """It is said before anything is started."""
     with pytest.raises(ConfigError, match="no role 'scor'"):
         await run(quick, ["scor"])
+
+
+@pytest.mark.kafka
+async def test_an_offset_outside_the_log_stops_its_partition(apache: Settings) -> None:
+    """It is never reset silently: readiness says which and why, the others go on."""
+    async with kafka.Positions(apache, "echo", (TOPIC,)) as positions:
+        await positions.commit({(TOPIC, n): 50 if n == 2 else 0 for n in range(PARTITIONS)})
+    stop, runtime = asyncio.Event(), Runtime(apache, (), [Echo()])
+    task = asyncio.create_task(runtime.run(stop))
+    try:
+        sent = await send(apache, numbers(12))
+        found = await echoed(apache, 9)
+        assert sorted(found) == sorted(v for i, v in enumerate(sent) if i % PARTITIONS != 2)
+        name = kafka.topic_name(apache, TOPIC)
+        await until(lambda: runtime.problems())
+        assert runtime.problems() == (f"echo: stopped {name}/2: offset 50 is outside the log",)
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, WAIT)
+    assert await lag(apache) == 3 - 50
