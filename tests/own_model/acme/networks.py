@@ -69,12 +69,12 @@ def headless() -> nn.Module:
     """Convolutions to the end: (N, 3, 32, 32) in [0, 1] to (N, 4), without a linear layer."""
     return nn.Sequential(
         Standardise(3),
-        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.Conv2d(3, 16, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, 2, 1),
         nn.ReLU(),
         nn.Dropout2d(0.1),
-        nn.Conv2d(8, 16, 3, 2, 1),
-        nn.ReLU(),
-        nn.Conv2d(16, 4, 1),
+        nn.Conv2d(32, 4, 1),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
