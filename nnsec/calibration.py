@@ -183,14 +183,16 @@ class Calibration:
             If it is no calibration.
         """
         try:
-            scores, predictions = state["scores"], state["predictions"]
+            scores = np.asarray(state["scores"], np.float64)
+            predictions = np.asarray(state["predictions"], np.int64)
             alpha = float(state["alpha"][0])
-        except (KeyError, IndexError, TypeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise Unsafe(f"the calibration is incomplete: {error!r}") from error
         ascending = scores.ndim == 1 and scores.size and bool(np.all(np.diff(scores) >= 0))
-        if not ascending or predictions.shape != scores.shape or not 0 < alpha < 1:
+        finite = bool(np.isfinite(scores).all())
+        if not (ascending and finite) or predictions.shape != scores.shape or not 0 < alpha < 1:
             raise Unsafe("the calibration is none: scores must ascend, one prediction for each")
-        return cls(scores.astype(np.float64), predictions.astype(np.int64), alpha)
+        return cls(scores, predictions, alpha)
 
 
 def rank_p_value(

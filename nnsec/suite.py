@@ -209,6 +209,8 @@ class Suite:
             columns = np.asarray(state["columns"], np.float64)
         except (KeyError, ValueError) as error:
             raise Unsafe(f"the fitted detectors are incomplete: {error!r}") from error
+        if len(set(listed)) != len(listed) or not np.isfinite(columns).all():
+            raise Unsafe("the fitted detectors name one twice, or have scores that are not finite")
         chosen = [registry.make(name) for name in listed]
         for detector in chosen:
             detector.restore(_under(state, f"detector.{detector.name}."))
@@ -216,7 +218,21 @@ class Suite:
         calibration = Calibration.restore(_under(state, "calibration."))
         if columns.shape != (calibration.n, len(chosen)) or len(fusion.mean) != len(chosen):
             raise Unsafe("the fitted detectors, their fusion and its calibration do not fit")
-        return cls(network, chosen, fusion, calibration, columns)
+        suite = cls(network, chosen, fusion, calibration, columns)
+        suite._try_out()
+        return suite
+
+    def _try_out(self) -> None:
+        """Score one input at the range's lower end: arrays that do not fit the model fail here."""
+        spec = self.network.input
+        low = np.full((1, *spec.shape), spec.range[0], spec.dtype)
+        for detector in self.detectors:
+            try:
+                _raw(self.network, [detector], _tiles(self.network, low)[0])
+            except (ValueError, IndexError, TypeError, RuntimeError) as error:
+                raise Unsafe(
+                    f"the fitted detector {detector.name!r} does not fit the model: {error}"
+                ) from error
 
 
 def choose(network: Network, names: Sequence[str] = ()) -> tuple[Detector, ...]:

@@ -22,8 +22,8 @@ def whitener(residuals: Array) -> Array:
     covariance, _ = ledoit_wolf(residuals, assume_centered=True)
     ridge = 1e-6 * np.trace(covariance) / len(covariance) + 1e-12
     values, vectors = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))
-    root: Array = (vectors / np.sqrt(np.maximum(values, ridge))).T
-    return root
+    # In C order, as a checkpoint gives it back: the order in memory moves a product's last digits.
+    return np.ascontiguousarray((vectors / np.sqrt(np.maximum(values, ridge))).T)
 
 
 def square_distances(values: Array, centres: Array, root: Array) -> Array:

@@ -63,7 +63,8 @@ def _entropy(x: Tensor) -> Tensor:
     """Of the histogram of values, in nats."""
     code = (x * BINS).clamp(0, BINS - 1).to(torch.uint8)
     shares = torch.stack([(code == value).float().mean(1) for value in range(BINS)], 1)
-    return torch.special.entr(shares).sum(1)
+    entropy: Tensor = torch.special.entr(shares).sum(1)
+    return entropy
 
 
 def _of_images(x: Tensor) -> list[Tensor]:

@@ -64,14 +64,14 @@ class Detector(ABC):
         Raises
         ------
         Unsafe
-            If an array is missing or has values that are not finite.
+            If an array is missing, empty, or not of finite numbers.
         """
         for name in self.fitted:
             array = state.get(name)
             if array is None:
                 raise Unsafe(f"the state of detector {self.name!r} lacks {name!r}")
-            if not np.isfinite(array).all():
-                raise Unsafe(f"{name!r} of detector {self.name!r} has values that are not finite")
+            if array.dtype.kind not in "iuf" or not array.size or not np.isfinite(array).all():
+                raise Unsafe(f"{name!r} of detector {self.name!r} is not of finite numbers")
             setattr(self, name, array)
 
 

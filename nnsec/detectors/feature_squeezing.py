@@ -42,7 +42,8 @@ class FeatureSqueezing(Stateless):
 def cut(x: Tensor) -> Tensor:
     """(batch, *shape) with 2^BITS values left."""
     steps = 2**BITS - 1
-    return (x * steps).round() / steps
+    coarse: Tensor = (x * steps).round() / steps
+    return coarse
 
 
 def median(x: Tensor) -> Tensor:

@@ -110,4 +110,4 @@ def _expected(samples: int) -> float:
         return 0.0
     if samples == 2:
         return 1.0
-    return 2.0 * (np.log(samples - 1.0) + np.euler_gamma) - 2.0 * (samples - 1.0) / samples
+    return float(2.0 * (np.log(samples - 1.0) + np.euler_gamma) - 2.0 * (samples - 1.0) / samples)
