@@ -1,0 +1,166 @@
+"""What the README says is what happens: its programs are run as they are printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import typer
+
+from tests.conftest import SPEC, MadeCheckpoint
+from workers.cli import app
+from workers.demo.stage import to_toml
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PROGRAMS = [text for kind, text in BLOCKS if kind == "python"]
+COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+SECONDS = 90.0
+
+
+def wait_for(what: str, found: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        if result := found():
+            return result
+        time.sleep(0.2)
+    pytest.fail(f"no {what} within {SECONDS:g} s")
+
+
+def environ() -> dict[str, str]:
+    mine = {name: text for name, text in os.environ.items() if not name.startswith("NNSEC_")}
+    threads = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+    return mine | threads | {"PYTHONPATH": str(ROOT)}
+
+
+class Started:
+    """Programs that run in a folder, their output in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *words: str) -> None:
+        with (self.folder / f"{name}.out").open("wb") as out:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, *words], cwd=self.folder, env=environ(), stdout=out,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def said(self, name: str) -> str:
+        return (self.folder / f"{name}.out").read_text()
+
+    def nnsec(self, *words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "workers.cli", *words], cwd=self.folder, env=environ(),
+            capture_output=True, text=True, timeout=SECONDS, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.wait(30)
+
+
+@pytest.fixture
+def monitor(checkpoint: MadeCheckpoint, tmp_path: Path) -> Iterator[Started]:
+    """`nnsec up` with a released checkpoint of the model `digits`."""
+    tables = {
+        "kafka": {"partitions": {"inputs": 2, "control": 1}, "session_timeout": 4.0},
+        "registry": {"url": str(checkpoint.registry)},
+        "models": {"digits": SPEC},
+        "budget": {"expected_inputs_per_day": 10_000.0},
+        "trust": {
+            "release_keys": [f"{checkpoint.release_key}.pub"],
+            "operator_keys": [f"{checkpoint.operator_key}.pub"],
+        },
+        "remediation": {"release_key": str(checkpoint.release_key)},
+    }
+    (tmp_path / "nnsec.toml").write_text(to_toml(tables))
+    started = Started(tmp_path)
+    try:
+        started.start("up", "-m", "workers.cli", "up")
+        wait_for("message that names the model", lambda: re.search("digits", started.said("up")))
+        started.nnsec(
+            "checkpoint", "release", "--model", "digits", "--key", str(checkpoint.release_key)
+        )
+        wait_for("readiness", lambda: "Ctrl-C ends it" in started.said("up"))
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.mark.timeout(300)
+def test_the_programs_of_the_readme_work(monitor: Started) -> None:
+    """Its producer's inputs become an alert in its consumer, and an incident in its Redis."""
+    services = json.loads((monitor.folder / ".nnsec/run/services.json").read_text())
+    for name, text in zip(("producer", "consumer"), PROGRAMS, strict=True):
+        (monitor.folder / f"{name}.py").write_text(text)
+        monitor.start(name, f"{name}.py", services["kafka"])
+    assert monitor.processes["producer"].wait(SECONDS) == 0, monitor.said("producer")
+    line = wait_for("alert", lambda: monitor.said("consumer")).splitlines()[0]
+    severity, threat, client, explanation = line.split(" ", 3)
+    assert (threat, client) == ("evasion", "app-7"), line
+    assert severity in {"low", "medium", "high", "critical"}
+    assert len(explanation) > 20
+
+    words = shlex.split(next(line for line in COMMANDS if line.startswith("redis-cli")))
+    assert words[:2] == ["redis-cli", "-u"]
+    with redis.Redis.from_url(services["redis"], decode_responses=True) as client_of_redis:
+        found = wait_for("incident", lambda: client_of_redis.execute_command(*words[3:]))
+    entry: dict[str, str] = _first_entry(found)
+    assert entry["to"] == "open"
+    assert entry["from"] == ""
+    shown = json.loads(monitor.nnsec("incidents", "list", "--json"))
+    assert entry["incident"] in json.dumps(shown)
+
+
+def _first_entry(answer: Any) -> dict[str, str]:
+    """The fields of the first entry, as either version of the Redis protocol has it."""
+    entries = answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))
+    first = entries[0] if isinstance(entries[0], tuple) else entries[0][0]
+    fields: dict[str, str] = first[1]
+    return fields
+
+
+def test_producer_is_short() -> None:
+    """A producer takes about 15 lines."""
+    lines = [line for line in PROGRAMS[0].splitlines() if line.strip()]
+    assert len(lines) <= 16
+
+
+def test_commands_exist() -> None:
+    """Every command of nnsec that the README shows is in the command tree."""
+    commands = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("nnsec ")]
+    assert len(commands) >= 4
+    for words in commands:
+        command: Any = typer.main.get_command(app)
+        while words and words[0] in getattr(command, "commands", {}):
+            command, words = command.commands[words[0]], words[1:]
+        assert not hasattr(command, "commands")
+        known = {option for one in command.params for option in one.opts}
+        assert set(words) <= known
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link of the README and of docs/ is a file that is there."""
+    links = [
+        (page, target)
+        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)[^)]*\)", page.read_text())
+    ]
+    assert [f"{p.name}: {target}" for p, target in links if not (p.parent / target).exists()] == []
