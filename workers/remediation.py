@@ -119,7 +119,7 @@ async def work(settings: Settings, running: Process, vault: Vault | None = None)
             # A model's incidents and commands come to one worker, as both topics have equal counts.
             partition_assignment_strategy=(RangePartitionAssignor,),
         ) as consumer:  # fmt: skip
-            warming = asyncio.create_task(asyncio.to_thread(warm))
+            warming = asyncio.create_task(_warm(running))
             names = [kafka.topic_name(settings, topic) for topic in TOPICS]
             consumer.subscribe(names, listener=_Shift(settings, remediation, running))
             try:
@@ -127,6 +127,13 @@ async def work(settings: Settings, running: Process, vault: Vault | None = None)
             finally:
                 await remediation.lanes.stop()
                 await asyncio.gather(warming, return_exceptions=True)
+
+
+async def _warm(running: Process) -> None:
+    """Work begins meanwhile, but ready is who can roll back at once."""
+    running.problems["checkpoints"] = "loading what checks checkpoints"
+    await asyncio.to_thread(warm)
+    running.problem("checkpoints")
 
 
 async def _consume(

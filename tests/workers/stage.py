@@ -16,7 +16,7 @@ from nnsec.incidents import AlertSeen, Dismissed, step
 from nnsec.settings import Settings, parse
 from nnsec.trust import keys
 from nnsec.trust.commands import sign_command
-from nnsec.trust.statements import sign_statement
+from nnsec.trust.statements import open_statement, sign_statement
 from schemas.action import Action
 from schemas.alert import Alert, Subject
 from schemas.base import to_millis
@@ -269,11 +269,9 @@ def statement(version: int, epoch: int, **changes: Any) -> ModelStatement:
     return ModelStatement(**values | changes)
 
 
-def phase(envelope: bytes | None) -> tuple[int, str, int]:
+def phase(envelope: bytes | None, key: keys.PublicKey = RELEASE.public) -> tuple[int, str, int]:
     """(epoch, phase, version) of a signed statement."""
-    from nnsec.trust.statements import open_statement
-
-    found = open_statement(envelope, (RELEASE.public,))
+    found = open_statement(envelope, (key,))
     return found.epoch, found.phase, found.version
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import OPERATOR, RELEASE, Stage, command, configured, incident
 
 from nnsec.settings import Settings
 from nnsec.trust import keys
 from nnsec.trust.commands import sign_command
+from tests.workers.stage import OPERATOR, RELEASE, Stage, command, configured, incident
 
 BROKER = "127.0.0.1:1"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage import OPERATOR, Shelf, Stage, configured, dismissed, incident
 
 from nnsec.errors import TransientError, Unsafe
 from nnsec.incidents import stamped
 from nnsec.settings import Settings
+from tests.workers.stage import OPERATOR, Shelf, Stage, configured, dismissed, incident
 from workers import lanes
 from workers.actions.rollback import Rollback
 

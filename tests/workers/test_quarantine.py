@@ -10,13 +10,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from stage import T0, Stage, alert, configured, incident
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
 from nnsec.settings import Settings
 from schemas.base import to_millis
 from schemas.summary import Summary
+from tests.workers.stage import T0, Stage, alert, configured, incident
 from workers.actions import quarantine
 
 POLICY = {"poisoning": {"severity": "high", "actions": ["quarantine"], "approval": "none"}}

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from stage import OPERATOR, Shelf, Stage, configured, incident, phase
 
 from nnsec.errors import TransientError, Unsafe
 from nnsec.settings import Settings
+from tests.workers.stage import OPERATOR, Shelf, Stage, configured, incident, phase
 from workers.actions import rollback
 
 POLICY = {"poisoning": {"severity": "high", "actions": ["rollback"], "approval": "none"}}

@@ -1,0 +1,171 @@
+"""The remediation worker as a process, on a real broker and a real registry."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnsec.adapters import kafka
+from nnsec.adapters.records import Out
+from nnsec.errors import ConfigError
+from nnsec.settings import Settings
+from schemas.revocation import Revocation
+from schemas.source import Source
+from tests.conftest import MadeCheckpoint
+from tests.workers import field, stage
+from tests.workers.field import Field
+from workers import remediation
+from workers.process import Process
+
+DONE = [(1, "activate", 3), (2, "prepare", 1), (2, "activate", 1)]
+
+
+class Crew:
+    """Two simulated stream workers on the broker: they hear everything, and say so if willing."""
+
+    def __init__(self, here: Field, publish: kafka.Publisher) -> None:
+        self._here, self._publish = here, publish
+        self.willing = True
+        self._release = here.checkpoint.release_key
+        self._prepared = self._active = self._sources = 0
+
+    async def work(self) -> None:
+        tail = kafka.Tail(self._here.settings, ("models", "sources"))
+        await tail.start()
+        try:
+            async for record in tail:
+                if record.topic == "sources":
+                    self._sources = Source.decode(record.value).version
+                else:
+                    epoch, phase, _ = self.phase(record.value)
+                    self._prepared = max(self._prepared, epoch)
+                    self._active = epoch if phase == "activate" else self._active
+                await self.report()
+        finally:
+            await tail.stop()
+
+    def phase(self, envelope: bytes | None) -> tuple[int, str, int]:
+        from nnsec.trust import keys
+
+        return stage.phase(envelope, keys.load_public(f"{self._release}.pub"))
+
+    async def report(self) -> None:
+        """Say it, as at every change."""
+        epoch = self._prepared if self.willing else min(self._prepared, 1)
+        for worker, partitions in ((1, (0, 2)), (2, (1, 3))):
+            said = stage.status(
+                partitions, worker, epoch, "active" if epoch == self._active else "ready",
+                self._sources,
+            )  # fmt: skip
+            await self._publish(Out("models.status", said.encode(), str(said.worker).encode()))
+
+
+@asynccontextmanager
+async def scene(
+    settings: Settings, checkpoint: MadeCheckpoint, folder: Path
+) -> AsyncIterator[tuple[Field, Crew, kafka.Publisher]]:
+    """Version 3 serves, whose parent learned from ten samples that a source had accepted."""
+    logs = await kafka.declare(settings, now=datetime.now(UTC))
+    log = logs["training.samples"]
+    with field.made(
+        settings, checkpoint, folder, log, remediation={"prepare_timeout": 30.0}
+    ) as here:
+        async with kafka.publisher(here.settings) as publish:
+            await publish(here.statement(3, 1), *field.accepted(log, range(10)))
+            crew = Crew(here, publish)
+            working = asyncio.create_task(crew.work())
+            try:
+                yield here, crew, publish
+            finally:
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+
+
+def poisoning() -> Out:
+    one = stage.incident("s1")
+    return Out("incidents", one.encode(), str(one.id).encode(), partition=0)
+
+
+async def test_from_an_incident_to_a_clean_checkpoint(
+    settings: Settings, checkpoint: MadeCheckpoint, tmp_path: Path
+) -> None:
+    """Quarantine, revocation, taint through the parent, and the swap, within seconds."""
+    async with scene(settings, checkpoint, tmp_path) as (here, crew, publish):
+        worker = here.start("worker", "remediation")
+        await here.ready("remediation", worker)
+        began = time.monotonic()
+        await publish(poisoning())
+
+        async def contained() -> bool:
+            return [a.outcome for a in await here.actions()][-1:] == ["done"] and (
+                len(await here.actions()) == 6
+            )
+
+        await here.until(contained)
+        took = time.monotonic() - began
+        said = await here.actions()
+        assert [(a.action, a.outcome) for a in said] == [
+            ("quarantine", "proposed"), ("rollback", "proposed"), ("quarantine", "running"),
+            ("quarantine", "done"), ("rollback", "running"), ("rollback", "done"),
+        ]  # fmt: skip
+        assert [crew.phase(r.value) for r in await here.read("models")] == DONE
+        assert said[-1].figures["from"] == 3
+        assert said[-1].figures["golden_accuracy"] > 0.8
+        (revocation,) = await here.read("training.revocations")
+        assert len(Revocation.decode(revocation.value).positions) == 10
+        assert took < 10, f"{took:.1f} s\n{here.log()}"
+        worker.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.wait, 20) == 0
+
+
+async def test_killed_in_mid_action_it_does_everything_once(
+    settings: Settings, checkpoint: MadeCheckpoint, tmp_path: Path
+) -> None:
+    """Kill -9 while workers prepare: begun again, it goes on with the same epoch."""
+    async with scene(settings, checkpoint, tmp_path) as (here, crew, publish):
+        crew.willing = False
+        worker = here.start("worker", "remediation")
+        await publish(poisoning())
+
+        async def prepared() -> bool:
+            return len(await here.read("models")) == 2
+
+        await here.until(prepared)
+        here.kill(worker)
+        here.start("worker", "remediation")
+        crew.willing = True
+        await crew.report()
+
+        async def done() -> bool:
+            return [(a.action, a.outcome) for a in await here.actions()][-1] == ("rollback", "done")
+
+        await here.until(done, 30.0)
+        said = [(a.action, a.outcome) for a in await here.actions()]
+        assert len(said) == len(set(said)) == 6
+        assert [crew.phase(r.value) for r in await here.read("models")] == DONE
+        assert len(await here.read("training.revocations")) == 1
+        assert [Source.decode(r.value).version for r in await here.read("sources")] == [1]
+        assert await here.read("dead-letters") == []
+
+
+async def test_a_policy_with_a_fault_ends_it_at_once(settings: Settings) -> None:
+    """A misspelt action is an error at the start, not an action that never runs."""
+    wrong = settings.model_copy(
+        update={"policy": {"poisoning": settings_policy(actions=("quarantin",))}}
+    )
+    with pytest.raises(ConfigError, match="unknown action 'quarantin'"):
+        await remediation.work(wrong, Process("remediation"))
+
+
+def settings_policy(**changes: Any) -> Any:
+    from nnsec.settings import PolicyTable
+
+    return PolicyTable(**changes)
