@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -286,6 +287,28 @@ def test_a_list_without_a_broker_says_what_it_does_not_know(run: Run) -> None:
     assert found.out.split()[-1] == "?"
     (row,) = run("checkpoint", "list", "--model", "digits", "--json").json
     assert (row["tainted"], row["verified"], row["rows"], row["parent"]) == (None, True, 0, None)
+
+
+def test_the_docs_verify_with_the_tool_of_others(
+    tmp_path: Path, checkpoint: MadeCheckpoint
+) -> None:
+    """The command in docs/checkpoints.md runs as it stands, and fails on a changed file."""
+    docs = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text("utf-8")
+    command = re.search(r"^    model_signing (?:.*\\\n)*.*$", docs, re.MULTILINE)
+    assert command is not None
+    shutil.copytree(checkpoint.registry, tmp_path / ".nnsec" / "registry")
+    (tmp_path / "keys").mkdir()
+    shutil.copy(f"{checkpoint.release_key}.pub", tmp_path / "keys" / "release.pub")
+
+    def status() -> int:
+        return subprocess.run(
+            ["/bin/sh", "-c", command[0]], cwd=tmp_path, capture_output=True, timeout=60,
+            check=False, env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
+        ).returncode  # fmt: skip
+
+    assert status() == 0
+    (tmp_path / ".nnsec" / "registry" / "digits" / "1" / "manifest.json").write_text("{}")
+    assert status() != 0
 
 
 # --- taint ---

@@ -1,0 +1,136 @@
+"""Models of a user's own through the real stream: the same scores, and the attacker accused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nnsec.adapters import kafka
+from nnsec.adapters.records import Out, Record
+from nnsec.settings import Settings, parse
+from schemas.alert import Alert
+from schemas.inference import encode_request
+from schemas.score import decode_score
+from tests.own_model.conftest import Own
+from workers.releases import release
+
+ROOT = Path(__file__).parents[2]
+SERVED = ("pictures", "vectors")
+WAIT = 60.0
+
+
+def _toml(tables: Mapping[str, Any], path: str = "") -> str:
+    """Plain values and tables as TOML; JSON's texts, numbers and lists are TOML's."""
+    lines = [f"[{path}]"] if path else []
+    lines += [f"{k} = {json.dumps(v)}" for k, v in tables.items() if not isinstance(v, dict)]
+    for key, value in tables.items():
+        if isinstance(value, dict):
+            lines.append(_toml(value, f"{path}.{key}" if path else key))
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def served(settings: Settings, owns: Mapping[str, Own], tmp_path: Path) -> Settings:
+    """Settings that serve both models, and trust the key that signed them."""
+    (tmp_path / "release.pub").write_bytes(owns["vectors"].key.public.pem())
+    tables = settings.model_dump(mode="json", exclude_defaults=True)
+    tables |= {
+        "registry": {"url": str(owns["vectors"].registry)},
+        "models": {name: owns[name].table for name in SERVED},
+        "trust": {"release_keys": [str(tmp_path / "release.pub")]},
+        "budget": {"expected_inputs_per_day": 1000.0},
+    }
+    (tmp_path / "nnsec.toml").write_text(_toml(tables))
+    return parse(tables)
+
+
+@pytest.fixture
+def stream(served: Settings, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """``nnsec stream`` with the user's package on its path."""
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers.cli", "--config", str(tmp_path / "nnsec.toml"),
+             "stream"],
+            cwd=tmp_path, stdout=log, stderr=log,
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"},
+        )  # fmt: skip
+    yield process
+    process.kill()
+    process.wait()
+
+
+def _records(own: Own, x: NDArray[Any], client: str, encoding: str) -> list[Out]:
+    """Ten records of equal parts from one client."""
+    found = []
+    for number, rows in enumerate(np.array_split(x, 10)):
+        value, headers = encode_request(
+            model=own.name,
+            x=rows,
+            id=f"{own.name}-{client}-{number}",
+            client=client,
+            encoding=encoding,  # type: ignore[arg-type]
+        )
+        found.append(Out("inference.inputs", value, client.encode(), headers))
+    return found
+
+
+async def _until(settings: Settings, topic: str, count: int, log: Path) -> list[Record]:
+    try:
+        async with asyncio.timeout(WAIT):
+            while True:
+                found = [record async for record in kafka.read_to_end(settings, (topic,))]
+                if len(found) >= count:
+                    return found
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        pytest.fail(f"{topic}: fewer than {count} records\n{log.read_text()[-5000:]}")
+
+
+async def test_both_models_are_scored_and_their_attackers_accused(
+    served: Settings, stream: subprocess.Popen[bytes], owns: Mapping[str, Own], tmp_path: Path
+) -> None:
+    """Scores from the topic are those of the checkpoint to the last bit, in both encodings."""
+    for name in SERVED:
+        await release(served, model=name, version=1, digest=owns[name].made.digest,
+                      key=owns[name].key, reason="test", now=datetime.now(UTC))  # fmt: skip
+    sent: dict[str, NDArray[Any]] = {}
+    outs: list[Out] = []
+    for name in SERVED:
+        own = owns[name]
+        attack, success = own.attacked(0.3)
+        half = len(own.fresh) // 2
+        for client, x, encoding in (
+            ("ann", own.fresh[:half], "binary"), ("bob", own.fresh[half:], "json"),
+            ("mallory", attack[success], "binary"),
+        ):  # fmt: skip
+            outs += _records(own, x, client, encoding)
+            for number, rows in enumerate(np.array_split(x, 10)):
+                sent[f"{name}-{client}-{number}"] = rows
+    async with kafka.publisher(served) as publish:
+        await publish(*outs)
+    scores = await _until(served, "scores", len(sent), tmp_path / "log")
+    for record in scores:
+        score = decode_score(record.value, record.headers)
+        own = owns[score.model_name]
+        expected = own.made.checkpoint.suite.score(sent[score.id])
+        assert score.detectors == own.made.manifest.detectors
+        for figure in ("prediction", "p_value", "p_values", "confidence"):
+            assert np.asarray(getattr(score, figure)).tobytes() == (
+                getattr(expected, figure).tobytes()
+            ), (score.id, figure)
+    alerts = [Alert.decode(r.value) for r in await _until(served, "alerts", 2, tmp_path / "log")]
+    accused = {(alert.model, alert.threat, alert.subject.id) for alert in alerts}
+    assert {(name, "evasion", "mallory") for name in SERVED} <= accused
+    assert not {client for _, _, client in accused} & {"ann", "bob"}
+    assert stream.poll() is None
