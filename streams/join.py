@@ -21,7 +21,6 @@ from nnsec.errors import ConfigError, SchemaError
 from schemas.base import from_millis
 from schemas.headers import event_headers
 from schemas.label import Label
-from schemas.score import Score, decode_score
 from schemas.summary import LABEL_ROW, Summary
 from streams.agent import Context
 from streams.pairs import MOST, Pair, Pairs
@@ -32,7 +31,6 @@ FORWARDED = "nnsec-forwarded"
 """Header that says where a label first lay; a label is forwarded once."""
 
 MET = Counter("nnsec_labels_met", "Labels that met their score", ["model"])
-SENT_ON = Counter("nnsec_labels_forwarded", "Labels that lay on another partition than their id's")
 
 Place = tuple[str, int]
 FindBounds = Callable[[], Awaitable[Mapping[Place, Bounds]]]
@@ -86,29 +84,15 @@ class JoinAgent:
         start = {place: max(found[place].begin, end - MOST) for place, end in ends.items() if end}
         async for record in self._read(start):
             if record.offset < (ends[record.topic, record.partition] or 0):
-                try:
-                    found_again = _decoded(record)
-                except SchemaError:
-                    continue  # it became a dead letter in its time
-                if not self._elsewhere(record, found_again):
-                    self._meet(record, found_again)
+                # What was forwarded, or became a dead letter, did so in its time.
+                self._take(record, [])
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
         """Take in a batch: summaries of what met, labels to forward, dead letters."""
         outs: list[Out] = []
         met: dict[tuple[str, int, str], list[tuple[Record, Pair]]] = {}
         for record in records:
-            try:
-                found = _decoded(record)
-            except SchemaError as error:
-                outs.append(
-                    dead_letter(self._context.settings, self._context.logs, record, error, 1)
-                )
-                continue
-            if self._elsewhere(record, found):
-                outs.append(self._forward(record, found))
-                continue
-            for pair in self._meet(record, found):
+            for pair in self._take(record, outs):
                 met.setdefault((pair.model, pair.version, record.topic), []).append((record, pair))
         return outs + [self._summary(*key, pairs) for key, pairs in met.items()]
 
@@ -116,28 +100,22 @@ class JoinAgent:
         """Nothing depends on time."""
         return ()
 
-    def _meet(self, record: Record, found: Label | Score) -> list[Pair]:
+    def _take(self, record: Record, outs: list[Out]) -> list[Pair]:
+        """What a record leads to: pairs that met, or a record to write."""
         pairs = self._pairs.setdefault(record.partition, Pairs())
-        if isinstance(found, Score):
-            return pairs.add_score(found)
-        pair = pairs.add_label(found.id, found.row, found.label)
+        if record.topic == SCORES:
+            return pairs.add_score((record.key or b"").decode("utf-8", "replace"), record)
+        try:
+            label = Label.decode(record.value)
+        except SchemaError as error:
+            outs.append(dead_letter(self._context.settings, self._context.logs, record, error, 1))
+            return []
+        place = int(murmur2(label.id.encode()) & 0x7FFFFFFF) % self._count  # as aiokafka and Java
+        if place != record.partition and not any(name == FORWARDED for name, _ in record.headers):
+            outs.append(_forward(record, label, place))
+            return []
+        pair = pairs.add_label(label.id, label.row, label.label)
         return [] if pair is None else [pair]
-
-    def _place(self, found: Label | Score) -> int:
-        """The partition that the score of an id lies on, as aiokafka and Java choose it."""
-        return int(murmur2(found.id.encode()) & 0x7FFFFFFF) % self._count
-
-    def _elsewhere(self, record: Record, found: Label | Score) -> bool:
-        """Whether this is a label that is to be forwarded."""
-        forwarded = any(name == FORWARDED for name, _ in record.headers)
-        return record.topic == LABELS and not forwarded and self._place(found) != record.partition
-
-    def _forward(self, record: Record, found: Label | Score) -> Out:
-        SENT_ON.inc()
-        origin = f"{record.topic}/{record.partition}/{record.offset}"
-        headers = (*record.headers, (FORWARDED, origin.encode()))
-        place = self._place(found)
-        return Out(LABELS, record.value, found.id.encode(), headers, partition=place)
 
     def _summary(
         self, model: str, version: int, topic: str, met: Sequence[tuple[Record, Pair]]
@@ -173,7 +151,7 @@ class JoinAgent:
             yield record
 
 
-def _decoded(record: Record) -> Label | Score:
-    if record.topic == LABELS:
-        return Label.decode(record.value)
-    return decode_score(record.value, record.headers)
+def _forward(record: Record, label: Label, place: int) -> Out:
+    origin = f"{record.topic}/{record.partition}/{record.offset}"
+    headers = (*record.headers, (FORWARDED, origin.encode()))
+    return Out(LABELS, record.value, label.id.encode(), headers, partition=place)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from schemas.score import Score
+from nnsec.adapters.records import Record
+from schemas.errors import SchemaError
+from schemas.score import Score, decode_score
 
 MOST = 8192
 """Records remembered of a partition, of either kind; the oldest go first."""
-MOST_ROWS = 1 << 18
-"""Rows that the remembered scores have in all."""
+MOST_BYTES = 16 * 1024 * 1024
+"""Bytes that the remembered scores have in all."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,32 @@ class Pair:
 
 @dataclass(slots=True)
 class _Scored:
-    model: str
-    version: int
-    client: str
-    prediction: NDArray[np.uint16]
+    """A score, read only if a label comes: most never get one."""
+
+    record: Record
+    score: Score | None = None
     labelled: set[int] = field(default_factory=set)
+
+    @property
+    def size(self) -> int:
+        return len(self.record.value or b"")
+
+    def meet(self, row: int, label: int) -> Pair | None:
+        """The pair with a label; None if the row is none of it, or has a label already."""
+        try:
+            score = self.score or decode_score(self.record.value, self.record.headers)
+        except SchemaError as error:
+            logger.warning(
+                "%s/%d/%d is no score: %s",
+                self.record.topic, self.record.partition, self.record.offset, error,
+            )  # fmt: skip
+            return None
+        self.score = score
+        if row >= len(score.prediction) or row in self.labelled:
+            return None
+        self.labelled.add(row)
+        prediction = int(score.prediction[row])
+        return Pair(score.model, score.version, score.client, row, prediction, label)
 
 
 class Pairs:
@@ -43,31 +66,28 @@ class Pairs:
     def __init__(self) -> None:
         self._scores: OrderedDict[str, _Scored] = OrderedDict()
         self._waiting: OrderedDict[str, dict[int, int]] = OrderedDict()
-        self._rows = 0
+        self._bytes = 0
         self.waiting = 0
         """Labels that came before their score."""
 
-    def add_score(self, score: Score) -> list[Pair]:
+    def add_score(self, id: str, record: Record) -> list[Pair]:  # noqa: A002 - its own name
         """Remember a score; the labels that waited for it, by row."""
-        known = self._scores.pop(score.id, None)
-        scored = _Scored(
-            score.model, score.version, score.client, score.prediction.astype(np.uint16)
-        )
-        self._scores[score.id] = scored
-        self._rows += len(scored.prediction) - (0 if known is None else len(known.prediction))
-        while len(self._scores) > MOST or (self._rows > MOST_ROWS and len(self._scores) > 1):
+        known = self._scores.pop(id, None)
+        scored = self._scores[id] = _Scored(record)
+        self._bytes += scored.size - (0 if known is None else known.size)
+        while len(self._scores) > MOST or (self._bytes > MOST_BYTES and len(self._scores) > 1):
             _, old = self._scores.popitem(last=False)
-            self._rows -= len(old.prediction)
-        waited = self._waiting.pop(score.id, {})
+            self._bytes -= old.size
+        waited = self._waiting.pop(id, {})
         self.waiting -= len(waited)
-        met = (_meet(scored, row, label) for row, label in sorted(waited.items()))
+        met = (scored.meet(row, label) for row, label in sorted(waited.items()))
         return [pair for pair in met if pair is not None]
 
     def add_label(self, id: str, row: int, label: int) -> Pair | None:  # noqa: A002 - its own name
         """Take in a label: what it meets, or None if it waits, repeats or names no row."""
         scored = self._scores.get(id)
         if scored is not None:
-            return _meet(scored, row, label)
+            return scored.meet(row, label)
         rows = self._waiting.setdefault(id, {})
         self.waiting += row not in rows
         rows.setdefault(row, label)
@@ -75,12 +95,3 @@ class Pairs:
             _, old = self._waiting.popitem(last=False)
             self.waiting -= len(old)
         return None
-
-
-def _meet(scored: _Scored, row: int, label: int) -> Pair | None:
-    if row >= len(scored.prediction) or row in scored.labelled:
-        return None
-    scored.labelled.add(row)
-    return Pair(
-        scored.model, scored.version, scored.client, row, int(scored.prediction[row]), label
-    )

@@ -149,7 +149,7 @@ async def reader(
         "group_id": None,
         "auto_offset_reset": "earliest",
         "enable_auto_commit": False,
-        "fetch_max_wait_ms": settings.kafka.fetch_max_wait_ms,
+        "fetch_max_wait_ms": kafka.patient_wait_ms(settings.kafka),
         **options,
     }
     names = [kafka.topic_name(settings, topic) for topic in topics]

@@ -188,7 +188,6 @@ async def test_a_label_elsewhere_is_forwarded_once() -> None:
         (Record(LABELS, 0, 1, STAMP, b"k", b'{"id":"a","label":65536}'), "label"),
         (Record(LABELS, 0, 1, STAMP, b"k", b'{"id":"a","label":1,"row":-1}'), "row"),
         (Record(LABELS, 0, 1, STAMP, b"k", None), "value"),
-        (Record(SCORES, 0, 1, STAMP, b"k", b"{}"), "id"),
     ],
 )
 async def test_what_is_no_label_is_a_dead_letter(record: Record, field: str) -> None:
@@ -201,26 +200,30 @@ async def test_what_is_no_label_is_a_dead_letter(record: Record, field: str) -> 
     assert (letter.error_class, letter.field) == ("SchemaError", field)
 
 
+async def test_what_is_no_score_meets_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A label that names it is said to have met none, and does not stop the others."""
+    agent = await Logs().agent()
+    bad = Record(SCORES, place("a"), 1, STAMP, b"a", b"{}")
+    assert await agent.process([bad, label("a", 1, 1)]) == []
+    assert f"scores/{place('a')}/1 is no score" in caplog.text
+
+
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest scores, the oldest waiting labels, and scores of many rows go."""
+    """The oldest scores, the oldest waiting labels, and scores of many bytes go."""
+    size = len(score("a", 0).value or b"")
     monkeypatch.setattr(remembered, "MOST", 3)
-    monkeypatch.setattr(remembered, "MOST_ROWS", 10)
+    monkeypatch.setattr(remembered, "MOST_BYTES", 5 * size)
     found = remembered.Pairs()
-    scores = {
-        name: SimpleNamespace(
-            id=name, model="m", version=1, client="c", prediction=np.zeros(size, np.int64)
-        )
-        for name, size in {"a": 1, "b": 1, "c": 1, "d": 1, "e": 9, "f": 20}.items()
-    }
     for name in "abcd":
-        found.add_score(cast("Any", scores[name]))
+        found.add_score(name, score(name, 0))
     assert found.add_label("a", 0, 1) is None
     assert found.add_label("b", 0, 1) is not None
-    found.add_score(cast("Any", scores["e"]))
+    found.add_score("e", score("e", 0, prediction=(0,) * 60))
     assert found.add_label("c", 0, 1) is None
     assert found.add_label("d", 0, 1) is not None
-    found.add_score(cast("Any", scores["f"]))
-    assert found.add_label("f", 19, 1) is not None
+    found.add_score("f", score("f", 0, prediction=(0,) * 5000))
+    assert found.add_label("d", 0, 1) is None
+    assert found.add_label("f", 4999, 1) is not None
     for name in "uvwx":
         found.add_label(name, 0, 1)
     assert found.waiting == 3
