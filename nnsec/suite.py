@@ -182,6 +182,17 @@ class Suite:
             flag=p_value <= self.calibration.alpha,
         )
 
+    def raw_scores(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """(batch, detectors) what each detector says of each input, before the fusion.
+
+        Parameters
+        ----------
+        x:
+            As in `score`.
+        """
+        tiles = [_raw(self.network, self.detectors, tile) for tile in _tiles(self.network, x)]
+        return _rows(tiles, len(x))
+
     def state(self) -> dict[str, NDArray[Any]]:
         """All but the model, as arrays with dotted names."""
         listed = np.frombuffer(",".join(self.names).encode(), np.uint8)

@@ -18,6 +18,7 @@ from schemas.errors import NNSecError
 from workers import embedded
 from workers.commands import (
     alerts,
+    bench,
     calibrate,
     checkpoint,
     demo,
@@ -69,6 +70,7 @@ app.add_typer(incidents.app, name="incidents")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.command()(calibrate.calibrate)
+app.add_typer(bench.app, name="bench")
 app.add_typer(keys.app, name="keys")
 app.command()(rebuild.rebuild)
 app.command()(doctor.doctor)

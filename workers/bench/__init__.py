@@ -1,0 +1,1 @@
+"""Benchmarks: what the monitor finds, measured on real data with stated seeds."""
