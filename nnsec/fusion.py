@@ -107,8 +107,11 @@ class Fusion:
         missing = [name for name in FIELDS if name not in state]
         if missing:
             raise Unsafe(f"the fusion lacks {missing[0]!r}")
-        arrays = [np.asarray(state[name], np.float64) for name in FIELDS]
-        columns = len(arrays[0])
+        try:
+            arrays = [np.asarray(state[name], np.float64) for name in FIELDS]
+        except (ValueError, TypeError) as error:
+            raise Unsafe(f"the fusion's arrays are no numbers: {error}") from error
+        columns = arrays[0].size
         shapes = [(columns,)] * 4 + [(columns, columns)]
         if [array.shape for array in arrays] != shapes or not all(
             np.isfinite(array).all() for array in arrays

@@ -134,14 +134,12 @@ def measure(
     Yields
     ------
     Report
-        After each seed, over all seeds so far.
+        Of each seed; `joined` makes one of them.
     """
-    reports: list[Report] = []
     for seed in seeds:
         material = Material.load(dataset, folder, seed=seed)
         network = material.network(material.trained())
-        reports.append(once(material, network, honest=honest, attacks=attacks))
-        yield joined(reports)
+        yield once(material, network, honest=honest, attacks=attacks)
 
 
 def once(material: Material, network: Network, *, honest: int, attacks: int) -> Report:

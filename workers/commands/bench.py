@@ -34,27 +34,29 @@ def detection(
     ] = None,
 ) -> None:
     """Show what each detector finds of PGD attacks, and all of them fused."""
-    from workers.bench.detection import measure
+    from workers.bench.detection import joined, measure
 
-    console, errors = Console(), Console(stderr=True)
-    report = None
-    with errors.status("the first network is trained and attacked") as status:
+    reports: list[Report] = []
+    with Console(stderr=True).status("a network is trained and attacked") as status:
         chosen = range(first, first + seeds)
         for report in measure(dataset, data, seeds=chosen, honest=honest, attacks=attacks):
-            status.update(f"{len(report.seeds)} of {seeds} seeds done")
-    assert report is not None  # noqa: S101 - there is at least one seed
-    console.print(_table(report))
+            reports.append(report)
+            status.update(f"{len(reports)} of {seeds} seeds done")
+    whole = joined(reports)
+    Console().print(_table(whole))
     if json_file is not None:
-        json_file.write_text(json.dumps(report.figures(), indent=2) + "\n", "utf-8")
+        figures = whole.figures() | {"by_seed": [report.figures() for report in reports]}
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
 
 
 def _table(report: Report) -> Table:
     low, high = min(report.points), max(report.points)
     table = Table(
-        "detector", "ε", "AUROC", "attacks flagged", "95 %", "honest flagged", "95 %",
-        title=f"{report.dataset}: p ≤ {report.alpha:g}, {low} to {high} calibration points, "
-        f"{len(report.seeds)} seeds, accuracy {report.accuracy.value:.1%}",
-    )  # fmt: skip
+        title=f"{report.dataset}: p ≤ {report.alpha:g} of {low} to {high} points, "
+        f"{len(report.seeds)} seeds, accuracy {report.accuracy.value:.1%}"
+    )
+    for name in ("detector", "ε", "AUROC", "attacks", "flagged (95 %)", "honest (95 %)"):
+        table.add_column(name, no_wrap=True)
     before = ""
     for line in report.lines:
         new = line.detector != before
@@ -62,12 +64,12 @@ def _table(report: Report) -> Table:
             table.add_section()
         table.add_row(
             line.detector if new else "", f"{line.epsilon:g}", f"{line.auroc:.3f}",
-            *_said(line.found), *(_said(line.benign) if new else ("", "")),
+            str(line.found.n), _said(line.found), _said(line.benign) if new else "",
         )  # fmt: skip
         before = line.detector
     return table
 
 
-def _said(rate: Rate) -> tuple[str, str]:
-    low, high = rate.interval
-    return f"{rate.hits} of {rate.n} ({rate.value:.1%})", f"{low:.1%} to {high:.1%}"
+def _said(rate: Rate) -> str:
+    low, high = (100 * bound for bound in rate.interval)
+    return f"{100 * rate.value:.1f} ({low:.1f}-{high:.1f})"
