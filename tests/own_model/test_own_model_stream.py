@@ -45,6 +45,7 @@ def served(settings: Settings, owns: Mapping[str, Own], tmp_path: Path) -> Setti
     """Settings that serve both models, and trust the key that signed them."""
     (tmp_path / "release.pub").write_bytes(owns["vectors"].key.public.pem())
     tables = settings.model_dump(mode="json", exclude_defaults=True)
+    tables["kafka"]["start_at"] = "earliest"
     tables |= {
         "registry": {"url": str(owns["vectors"].registry)},
         "models": {name: owns[name].table for name in SERVED},
@@ -94,7 +95,8 @@ async def _until(settings: Settings, topic: str, count: int, log: Path) -> list[
                     return found
                 await asyncio.sleep(0.2)
     except TimeoutError:
-        pytest.fail(f"{topic}: fewer than {count} records\n{log.read_text()[-5000:]}")
+        said = await asyncio.to_thread(log.read_text)
+        pytest.fail(f"{topic}: fewer than {count} records\n{said[-5000:]}")
 
 
 async def test_both_models_are_scored_and_their_attackers_accused(
@@ -122,7 +124,7 @@ async def test_both_models_are_scored_and_their_attackers_accused(
     scores = await _until(served, "scores", len(sent), tmp_path / "log")
     for record in scores:
         score = decode_score(record.value, record.headers)
-        own = owns[score.model_name]
+        own = owns[score.model]
         expected = own.made.checkpoint.suite.score(sent[score.id])
         assert score.detectors == own.made.manifest.detectors
         for figure in ("prediction", "p_value", "p_values", "confidence"):
