@@ -76,8 +76,10 @@ class Started:
             process.wait(30)
 
 
-@pytest.fixture
-def monitor(checkpoint: MadeCheckpoint, tmp_path: Path) -> Iterator[Started]:
+@pytest.fixture(scope="module")
+def monitor(
+    checkpoint: MadeCheckpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Started]:
     """`nnsec up` with a released checkpoint of the model `digits`."""
     tables = {
         "kafka": {"partitions": {"inputs": 2, "control": 1}, "session_timeout": 4.0},
@@ -90,8 +92,8 @@ def monitor(checkpoint: MadeCheckpoint, tmp_path: Path) -> Iterator[Started]:
         },
         "remediation": {"release_key": str(checkpoint.release_key)},
     }
-    (tmp_path / "nnsec.toml").write_text(to_toml(tables))
-    started = Started(tmp_path)
+    started = Started(tmp_path_factory.mktemp("readme"))
+    (started.folder / "nnsec.toml").write_text(to_toml(tables))
     try:
         started.start("up", "-m", "workers.cli", "up")
         wait_for("message that names the model", lambda: re.search("digits", started.said("up")))
@@ -127,6 +129,23 @@ def test_the_programs_of_the_readme_work(monitor: Started) -> None:
     assert entry["from"] == ""
     shown = json.loads(monitor.nnsec("incidents", "list", "--json"))
     assert entry["incident"] in json.dumps(shown)
+
+
+@pytest.mark.timeout(300)
+def test_the_canary_opens_and_closes_an_incident(
+    monitor: Started, checkpoint: MadeCheckpoint
+) -> None:
+    """`nnsec send canary` tries the whole path: noise, an incident, an operator's dismissal."""
+    words = ("send", "canary", "--model", "digits", "--key", str(checkpoint.operator_key), "--json")
+    told = json.loads(monitor.nnsec(*words))
+
+    def state() -> str:
+        shown = json.loads(monitor.nnsec("incidents", "show", told["incident"], "--json"))
+        return str(shown["state"])
+
+    wait_for("dismissal in Redis", lambda: state() == "dismissed")
+    assert told["inputs"] >= 32
+    assert 0 < told["opened_seconds"] < 60
 
 
 def _first_entry(answer: Any) -> dict[str, str]:

@@ -52,7 +52,7 @@ def give(
         id=str(uuid4()), kind=kind, model=model, target=target, reason=" ".join(reason.split()),
         issued=now, expires=now + timedelta(minutes=minutes), parameters=dict(parameters),
     )  # fmt: skip
-    asyncio.run(_publish(settings, command, _trusted(settings, key)))
+    asyncio.run(publish(settings, command, trusted(settings, key)))
     if as_json:
         typer.echo(json.dumps({"command": command.id, "action": f"command-{command.id}"}))
     else:
@@ -80,7 +80,14 @@ def one_model(settings: Settings, model: str) -> str:
     return next(iter(settings.models))
 
 
-def _trusted(settings: Settings, path: Path) -> keys.PrivateKey:
+def trusted(settings: Settings, path: Path) -> keys.PrivateKey:
+    """Read an operator's key.
+
+    Raises
+    ------
+    ConfigError
+        If it is not one that the remediation worker would trust.
+    """
     key = keys.load_private(path)
     if key.id not in {keys.load_public(name).id for name in settings.trust.operator_keys}:
         raise ConfigError(
@@ -90,7 +97,8 @@ def _trusted(settings: Settings, path: Path) -> keys.PrivateKey:
     return key
 
 
-async def _publish(settings: Settings, command: Command, key: keys.PrivateKey) -> None:
+async def publish(settings: Settings, command: Command, key: keys.PrivateKey) -> None:
+    """Put a signed order on ``commands``, and wait for its acknowledgement."""
     from nnsec.adapters import kafka
     from nnsec.adapters.records import Out
     from schemas.headers import event_headers
@@ -100,5 +108,5 @@ async def _publish(settings: Settings, command: Command, key: keys.PrivateKey) -
     headers = event_headers(
         "command", id=command.id, source_role="operator", time=command.issued
     )  # fmt: skip
-    async with kafka.publisher(settings) as publish:
-        await publish(Out("commands", sign_command(command, key), command.model.encode(), headers))
+    async with kafka.publisher(settings) as send:
+        await send(Out("commands", sign_command(command, key), command.model.encode(), headers))

@@ -1,4 +1,4 @@
-"""``nnsec send``: inputs, training samples and labels from a file or a known data set."""
+"""``nnsec send``: inputs, training samples and labels from a file or a data set; the canary."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from nnsec.settings import Settings
 from schemas.inference import encode_request
 from schemas.label import Label
 from schemas.training import encode_sample
+from workers.commands import orders
 
 MOST_AT_ONCE = 256
 """Records that are sent before their acknowledgements are waited for."""
@@ -84,7 +85,7 @@ class Batches:
 
 @app.callback()
 def send() -> None:
-    """Send inputs, training samples or labels, and wait until all are acknowledged."""
+    """Send inputs, training samples or labels, and wait until all are acknowledged; the canary."""
 
 
 @app.command()
@@ -173,6 +174,33 @@ def labels(
                 yield 1, Out("labels", Label(id=name, row=row, label=label).encode(), name.encode())
 
     _run(settings, outs(), len(truth), rate=rate, ids=ids, as_json=as_json)
+
+
+@app.command()
+def canary(
+    context: typer.Context,
+    key: orders.Key,
+    model: Annotated[str, typer.Option("--model", help="The model to wake.")] = "canary",
+    seconds: Annotated[float, typer.Option(min=1, help="How long it may take.")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Open one incident with noise, and close it as an operator: the whole path, tried for real.
+
+    The model `canary` is one of its own, so that nobody is woken: a second table like your model's
+    in the configuration, and a checkpoint of it.
+    """
+    from workers.canary import play
+
+    settings: Settings = context.obj
+    outage.listen()
+    told = asyncio.run(play(settings, orders.one_model(settings, model), key, seconds))
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        typer.echo(
+            f"incident {told['incident']} opened after {told['opened_seconds']:g} s and "
+            f"{told['inputs']} inputs, and was dismissed after {told['closed_seconds']:g} s more"
+        )
 
 
 def read(file: Path | None, dataset: str, folder: Path | None, limit: int) -> Data:
