@@ -19,6 +19,7 @@ from nnsec.checkpoints import revoked_positions
 from nnsec.checkpoints.manifest import Learned, Manifest
 from nnsec.checkpoints.provenance import SAMPLES, Batch, Position, batch
 from nnsec.errors import SchemaError, TrustError
+from nnsec.settings import ModelTable
 from nnsec.trust.commands import open_command
 from nnsec.trust.keys import PublicKey
 from schemas.base import from_millis
@@ -170,10 +171,13 @@ class Told:
         Identity of the log of ``training.samples``.
     operator:
         Whose commands to remember: the trainer's own key.
+    models:
+        What inputs of each model are like; samples of others are passed over.
     """
 
     log: UUID
     operator: PublicKey
+    models: Mapping[str, ModelTable]
     curricula: dict[str, Curriculum] = field(default_factory=dict)
     revocations: list[Revocation] = field(default_factory=list)
     sources: dict[str, Source] = field(default_factory=dict)
@@ -188,9 +192,7 @@ class Told:
         """Take in one record; what cannot be read is passed over with one line in the log."""
         try:
             if record.topic == "training.accepted":
-                outcome = decode_outcome(record.value, record.headers)
-                model = self.curricula.setdefault(outcome.sample.model, Curriculum(self.log))
-                model.accept(outcome)
+                self._accept(decode_outcome(record.value, record.headers))
             elif record.topic == "training.revocations":
                 self.revocations.append(Revocation.decode(record.value))
                 self.revoked = revoked_positions(self.revocations)
@@ -207,6 +209,16 @@ class Told:
     def quarantined(self) -> frozenset[str]:
         """Sources whose samples must not be learned from, revoked or not yet."""
         return frozenset(s.source for s in self.sources.values() if s.state == "quarantined")
+
+    def _accept(self, outcome: Outcome) -> None:
+        sample = outcome.sample
+        spec = self.models.get(sample.model)
+        # The configuration may have changed since a sample was screened.
+        if spec is None or (sample.x.shape[1:], sample.x.dtype) != (
+            spec.input.shape, np.dtype(spec.input.dtype),
+        ):  # fmt: skip
+            return
+        self.curricula.setdefault(sample.model, Curriculum(self.log)).accept(outcome)
 
     def _source(self, source: Source) -> None:
         known = self.sources.get(source.source)

@@ -87,7 +87,7 @@ class Trainer:
         self._trusted = tuple(keys.load_public(path) for path in settings.trust.release_keys)
         self._registry = Registry(settings.registry.url)
         self._looked: dict[str, int] = {}
-        self.told = Told(log, self._operator.public)
+        self.told = Told(log, self._operator.public, settings.models)
 
     async def step(self, model: str, *, now: datetime, clock: float) -> Out | None:
         """Train and promote if there is enough to learn from.

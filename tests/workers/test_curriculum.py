@@ -1,0 +1,176 @@
+"""What may be learned: accepted, less revoked, less learned already; each row once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from nnsec.adapters.records import Record
+from nnsec.checkpoints.manifest import Learned
+from nnsec.checkpoints.provenance import gather
+from nnsec.settings import ModelTable
+from nnsec.trust import keys
+from nnsec.trust.commands import sign_command
+from schemas.base import to_millis
+from schemas.revocation import Revocation
+from schemas.source import Source
+from schemas.training import Outcome, Sample, encode_outcome
+from tests.conftest import SPEC
+from tests.workers.stage import T0, command
+from workers.curriculum import Known, Told, lineage
+
+LOG, OTHER = UUID(int=5), UUID(int=6)
+OPERATOR = keys.generate()
+
+
+def outcome(offset: int, rows: tuple[int, ...] = (0,), **changes: Any) -> Record:
+    """One record of ``training.accepted``: row r of offset o is an image of 1s, labelled r."""
+    shape = changes.pop("shape", (1, 8, 8))
+    sample = Sample(
+        model=changes.pop("model", "digits"), id=f"r-{offset}",
+        source=changes.pop("source", "s1"), x=np.ones((len(rows), *shape), np.uint8),
+        labels=np.array(rows, np.int64), encoding="binary",
+    )  # fmt: skip
+    found = Outcome(
+        log=changes.pop("log", LOG), partition=changes.pop("partition", 0), offset=offset,
+        rows=rows, sample=sample, verdict="accepted", reasons=((),) * len(rows), version="1",
+        time=datetime(2026, 1, 2, tzinfo=UTC),
+    )  # fmt: skip
+    value, headers = encode_outcome(found)
+    return Record("training.accepted", 0, offset, 0, b"s1", value, headers)
+
+
+def revocation(offset: int, row: int = 0, *, withdrawn: bool = False) -> Record:
+    said = Revocation(
+        id=f"{offset}-{withdrawn}", model="digits", source="s1", incident="", log=LOG,
+        positions=((0, offset, row),), withdrawn=withdrawn, reason="", time=T0,
+    )  # fmt: skip
+    return Record("training.revocations", 0, 0, 0, b"", said.encode())
+
+
+def source(name: str, state: Any, version: int) -> Record:
+    said = Source(source=name, state=state, reason="", version=version, time=T0)
+    return Record("sources", 0, 0, 0, b"", said.encode())
+
+
+def told(*records: Record) -> Told:
+    found = Told(LOG, OPERATOR.public, {"digits": ModelTable.model_validate(SPEC)})
+    for record in records:
+        found.apply(record, 7.0)
+    return found
+
+
+def fresh(found: Told, *manifests: Any) -> list[tuple[int, int]]:
+    """(offset, row) of what may be learned."""
+    positions = found.curricula["digits"].fresh(
+        manifests, revoked=found.revoked, quarantined=found.quarantined()
+    )
+    return [(offset, row) for _, _, offset, row in positions]
+
+
+def manifest(*ranges: tuple[int, int], exclusions: Any = (), log: UUID = LOG) -> Any:
+    part = Learned(
+        log=log, topic="training.samples", partition=0, ranges=ranges, exclusions=exclusions
+    )
+    return SimpleNamespace(learned=(part,))
+
+
+def test_a_row_told_twice_is_one_row() -> None:
+    """Delivery is at least once."""
+    found = told(outcome(1, (0, 2)), outcome(1, (0, 2)), outcome(0))
+    assert fresh(found) == [(0, 0), (1, 0), (1, 2)]
+    assert len(found.curricula["digits"]) == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"log": OTHER}, {"model": "another"}, {"shape": (1, 4, 4)}],
+    ids=["log", "model", "shape"],
+)
+def test_what_does_not_belong_here_is_left_out(changes: dict[str, Any]) -> None:
+    """Positions of another log, and samples that the configured model cannot take."""
+    found = told(outcome(1), outcome(2, **changes))
+    assert fresh(found) == [(1, 0)]
+
+
+def test_what_is_revoked_is_not_learned() -> None:
+    """Unless the revocation was withdrawn."""
+    found = told(outcome(1), outcome(2), revocation(1), revocation(2))
+    assert fresh(found) == []
+    found.apply(revocation(2, withdrawn=True), 9.0)
+    assert fresh(found) == [(2, 0)]
+    assert found.revoked_at == 9.0
+
+
+def test_nothing_of_a_quarantined_source_is_learned() -> None:
+    """Revoked or not yet; an older statement that comes late changes nothing."""
+    found = told(
+        outcome(1), outcome(2, source="s2"), source("s2", "quarantined", 2),
+        source("s2", "trusted", 1),
+    )  # fmt: skip
+    assert fresh(found) == [(1, 0)]
+    found.apply(source("s2", "trusted", 3), 0.0)
+    assert fresh(found) == [(1, 0), (2, 0)]
+
+
+def test_what_an_ancestor_learned_is_not_learned_again() -> None:
+    """By the ranges of the manifests, less their exclusions."""
+    found = told(*(outcome(offset, (0, 1)) for offset in range(6)))
+    first, second = manifest((0, 1)), manifest((3, 4), exclusions=((4, 1),))
+    assert fresh(found, first, second) == [(2, 0), (2, 1), (4, 1), (5, 0), (5, 1)]
+    assert len(fresh(found, manifest((0, 5), log=OTHER))) == 12
+
+
+def test_the_manifest_of_a_lesson_holds_exactly_its_rows() -> None:
+    """So that it is known as learned after, and nothing else is."""
+    found = told(*(outcome(offset, (0, 1, 3)) for offset in (0, 1, 4)), revocation(1, 1))
+    curriculum = found.curricula["digits"]
+    positions = curriculum.fresh((), revoked=found.revoked)
+    lesson = curriculum.lesson(positions)
+    assert lesson.x.shape == (8, 1, 8, 8)
+    assert lesson.y.tolist() == [0, 1, 3, 0, 3, 0, 1, 3]
+    provenance = gather(lesson.batches)
+    assert provenance.rows == 8
+    known = Known(provenance.learned)
+    rows = [(LOG, 0, offset, row) for offset in range(6) for row in range(4)]
+    assert [position for position in rows if position in known] == positions
+
+
+def test_a_lineage_ends_where_it_cannot_be_seen() -> None:
+    """At the first checkpoint without a parent that is there and older."""
+
+    def child(parent: int | None) -> Any:
+        return SimpleNamespace(parent=None if parent is None else SimpleNamespace(version=parent))
+
+    manifests = {1: child(None), 2: child(1), 4: child(2), 5: child(3), 6: child(6)}
+    assert lineage(4, manifests) == (manifests[4], manifests[2], manifests[1])
+    assert lineage(5, manifests) == (manifests[5],)
+    assert lineage(6, manifests) == (manifests[6],)
+
+
+def test_own_orders_are_remembered() -> None:
+    """Those of others, and what is no command, are not the trainer's to judge."""
+    own = sign_command(command("promote", "2"), OPERATOR)
+    other = sign_command(command("promote", "3"), keys.generate())
+    at = to_millis(T0)
+    found = told(
+        *(Record("commands", 0, 0, at, b"", value) for value in (own, other, None, b"nonsense"))
+    )
+    assert found.commands == {"c-promote-2"}
+    assert found.changes == 0
+
+
+def test_what_cannot_be_read_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    """With a line that says where."""
+    bad = (Record("training.accepted", 3, 9, 0, b"", b"nonsense"),
+           Record("sources", 0, 4, 0, b"", b"{}"))  # fmt: skip
+    found = told(outcome(1), *bad)
+    assert fresh(found) == [(1, 0)]
+    assert [line.message.split(":")[0] for line in caplog.records] == [
+        "passed over training.accepted/3/9", "passed over sources/0/4",
+    ]  # fmt: skip

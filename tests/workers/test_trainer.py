@@ -1,0 +1,214 @@
+"""The trainer: learns what it may once, signs it, and asks to promote it, whenever it is killed."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from nnsec.adapters import kafka
+from nnsec.adapters.records import Out, Record
+from nnsec.adapters.registry import Registry
+from nnsec.checkpoints import Manifest
+from nnsec.checkpoints.manifest import MANIFEST
+from nnsec.errors import ConfigError, TransientError
+from nnsec.settings import Settings, parse
+from nnsec.trust import keys
+from nnsec.trust.commands import open_command
+from schemas.revocation import Revocation
+from schemas.source import Source
+from schemas.training import Outcome, Sample, encode_outcome
+from tests.conftest import MadeCheckpoint
+from tests.workers.field import Field
+from workers.trainer import CALM, Stopped, Trainer
+
+LOG = UUID(int=5)
+NOW = datetime.now(UTC).replace(microsecond=0)
+LATER = CALM + 1.0
+
+
+@pytest.fixture
+def school(settings: Settings, checkpoint: MadeCheckpoint, tmp_path: Path) -> Settings:
+    """Settings with a trainer that needs 20 samples and is quick."""
+    given = checkpoint.configure(settings, tmp_path).model_dump()
+    given["trainer"] |= {
+        "operator_key": str(checkpoint.operator_key), "release_key": str(checkpoint.release_key),
+        "reference": str(checkpoint.reference), "min_samples": 20, "epochs": 1,
+        "adversarial_epsilon": 0.0,
+    }  # fmt: skip
+    return parse(given)
+
+
+def samples(
+    checkpoint: MadeCheckpoint, offsets: range, source: str = "s1", log: UUID = LOG
+) -> list[Out]:
+    """Accepted records of one held-out image each, as the screen writes them."""
+    outs = []
+    for offset in offsets:
+        x, y = checkpoint.x[offset : offset + 1], checkpoint.y[offset : offset + 1]
+        found = Outcome(
+            log=log, partition=0, offset=offset, rows=(0,), verdict="accepted", reasons=((),),
+            sample=Sample("digits", f"r-{offset}", source, x, y, "binary"), version="1", time=NOW,
+        )  # fmt: skip
+        value, headers = encode_outcome(found)
+        outs.append(Out("training.accepted", value, source.encode(), headers))
+    return outs
+
+
+def tell(trainer: Trainer, *outs: Out, clock: float = 0.0) -> None:
+    for out in outs:
+        at = int(NOW.timestamp() * 1000)
+        record = Record(out.topic, 0, 0, at, out.key, out.value, out.headers)
+        trainer.told.apply(record, clock)
+
+
+def revocation(*offsets: int, log: UUID = LOG) -> Out:
+    said = Revocation(
+        id=f"r-{offsets}", model="digits", source="s1", incident="", log=log, reason="", time=NOW,
+        positions=tuple((0, offset, 0) for offset in offsets),
+    )  # fmt: skip
+    return Out("training.revocations", said.encode(), said.id.encode())
+
+
+def quarantined(source: str) -> Out:
+    said = Source(source=source, state="quarantined", reason="", version=1, time=NOW)
+    return Out("sources", said.encode(), source.encode())
+
+
+def manifest(settings: Settings, version: int) -> Manifest:
+    files = Registry(settings.registry.url).fetch("digits", version)
+    return Manifest.decode(files[MANIFEST])
+
+
+def learned(found: Manifest) -> list[int]:
+    """Offsets, of partition 0."""
+    return [o for part in found.learned for a, b in part.ranges for o in range(a, b + 1)]
+
+
+async def test_it_learns_signs_and_asks_once(
+    school: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it may learn, from the newest clean checkpoint; begun anew it asks for the same."""
+    told = (
+        *samples(checkpoint, range(24)), *samples(checkpoint, range(24, 30), "s2"),
+        revocation(3, 4), quarantined("s2"),
+    )  # fmt: skip
+    trainer = Trainer(school, LOG)
+    tell(trainer, *told)
+    order = await trainer.step("digits", now=NOW, clock=LATER)
+    assert order is not None
+    made = manifest(school, 2)
+    assert (made.parent.version if made.parent else 0, made.rows) == (1, 22)
+    assert learned(made) == [offset for offset in range(24) if offset not in (3, 4)]
+    operator = keys.load_public(f"{checkpoint.operator_key}.pub")
+    command, _ = open_command(order.value, (operator,), NOW)
+    assert (command.kind, command.target, command.model) == ("promote", "2", "digits")
+    assert (order.topic, order.key) == ("commands", b"digits")
+
+    # Killed before the order was out: it is given after, by the same id, and nothing is trained.
+    again = Trainer(school, LOG)
+    tell(again, *told)
+    repeated = await again.step("digits", now=NOW, clock=LATER)
+    assert repeated is not None
+    assert open_command(repeated.value, (operator,), NOW).command == command
+    assert Registry(school.registry.url).list("digits") == (1, 2)
+
+    # Once it is out there is nothing to do, until there is something new to learn.
+    tell(again, repeated)
+    assert await again.step("digits", now=NOW, clock=LATER) is None
+    tell(again, *samples(checkpoint, range(30, 40)))
+    assert await again.step("digits", now=NOW, clock=LATER) is None
+    assert Registry(school.registry.url).list("digits") == (1, 2)
+
+    # What it learned turns out as poison: it begins again before that, without it.
+    tell(again, revocation(0), clock=LATER)
+    assert await again.step("digits", now=NOW, clock=LATER) is None, "more may be revoked yet"
+    third = await again.step("digits", now=NOW, clock=2 * LATER)
+    assert third is not None
+    made = manifest(school, 3)
+    assert made.parent is not None
+    assert made.parent.version == 1
+    assert learned(made) == [o for o in range(40) if o not in (0, 3, 4, *range(24, 30))]
+
+
+async def test_training_is_broken_off_between_two_steps(
+    school: Settings, checkpoint: MadeCheckpoint
+) -> None:
+    """Asked to end, it leaves nothing behind."""
+    trainer = Trainer(school, LOG, lambda: True)
+    tell(trainer, *samples(checkpoint, range(24)))
+    with pytest.raises(Stopped):
+        await trainer.step("digits", now=NOW, clock=LATER)
+    assert Registry(school.registry.url).list("digits") == (1,)
+
+
+async def test_without_a_checkpoint_there_is_nothing_to_train_on(
+    school: Settings, tmp_path: Path
+) -> None:
+    """An empty registry is no error: the first checkpoint is made by hand."""
+    (tmp_path / "empty").mkdir()
+    empty = school.model_copy(
+        update={"registry": school.registry.model_copy(update={"url": str(tmp_path / "empty")})}
+    )
+    trainer = Trainer(empty, LOG)
+    assert await trainer.step("digits", now=NOW, clock=LATER) is None
+
+
+async def test_an_absent_registry_may_come_back(
+    school: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again at the next turn."""
+    trainer = Trainer(school, LOG)
+
+    def away(*_: object, **__: object) -> None:
+        raise TransientError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.trainer.survey", away)
+        with pytest.raises(TransientError):
+            await trainer.step("digits", now=NOW, clock=LATER)
+    assert await trainer.step("digits", now=NOW, clock=LATER) is None
+
+
+@pytest.mark.parametrize("name", ["operator_key", "release_key", "reference"])
+def test_a_key_that_is_missing_is_named(school: Settings, name: str) -> None:
+    """At the start, not when it is needed hours later."""
+    lacking = school.model_copy(update={"trainer": school.trainer.model_copy(update={name: ""})})
+    with pytest.raises(ConfigError, match=name):
+        Trainer(lacking, LOG)
+
+
+async def test_killed_in_training_it_learns_everything_once(
+    school: Settings, checkpoint: MadeCheckpoint, tmp_path: Path
+) -> None:
+    """Kill -9 in the middle; begun again: one checkpoint, one order, each sample once."""
+    log = (await kafka.declare(school, now=NOW))["training.samples"]
+    slow = school.model_copy(update={"trainer": school.trainer.model_copy(update={"epochs": 400})})
+    here = Field(slow, tmp_path, checkpoint, {})
+    async with kafka.publisher(school) as publish:
+        await publish(*samples(checkpoint, range(40), log=log))
+    try:
+        first = here.start("worker", "trainer")
+        await here.until(lambda: said(here, "training on from checkpoint 1"), 60.0)
+        here.kill(first)
+        here.settings = school
+        (tmp_path / "nnsec.toml").unlink()
+        here.start("worker", "trainer")
+
+        async def ordered() -> bool:
+            return len(await here.read("commands")) > 0
+
+        await here.until(ordered, 60.0)
+        await asyncio.sleep(1.0)
+        assert len(await here.read("commands")) == 1
+    finally:
+        here.close()
+    assert Registry(school.registry.url).list("digits") == (1, 2)
+    assert learned(manifest(school, 2)) == list(range(40))
+
+
+async def said(here: Field, text: str) -> bool:
+    return text in here.log()
