@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsec.poisoning.base import Reference, SampleScreen
+from nnsec.poisoning.rowwise import chunked, product
 from nnsec.poisoning.samples import Geometry, Samples
-from nnsec.poisoning.tiles import tiled
 
 NEIGHBOURS = 5
 """Neighbours whose mean distance counts: one alone may be odd itself."""
@@ -54,17 +54,17 @@ class LabelDisagreement(SampleScreen):
 
     def score(self, samples: Samples) -> NDArray[np.float64]:
         """(N,) log(d_own / d_other)."""
-        return tiled(self._ratio, samples.features, samples.labels)
+        return chunked(self._ratio, samples.features, samples.labels)
 
     def neighbour_labels(self, samples: Samples) -> NDArray[np.int64]:
         """(N,) the label of each sample's nearest known sample."""
-        return tiled(lambda part: self.labels[self._distances(part).argmin(1)], samples.features)
+        return chunked(lambda part: self.labels[self._distances(part).argmin(1)], samples.features)
 
     def _distances(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """(N, known) squared."""
-        here = np.asarray(features @ self.axes, np.float64)
+        here = product(features, self.axes).astype(np.float64)
         known = self.known.astype(np.float64)
-        square = (here**2).sum(1)[:, None] + (known**2).sum(1)[None, :] - 2 * here @ known.T
+        square = (here**2).sum(1)[:, None] + (known**2).sum(1)[None, :] - 2 * product(here, known.T)
         return np.asarray(np.maximum(square, 0.0))
 
     def _ratio(

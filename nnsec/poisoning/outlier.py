@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsec.poisoning.base import Reference, SampleScreen
+from nnsec.poisoning.rowwise import product
 from nnsec.poisoning.samples import Geometry, Samples
-from nnsec.poisoning.tiles import tiled
 
 SHRINKAGE = 0.3
 MAX_WIDTH = 1024
@@ -44,12 +44,9 @@ class Outlier(SampleScreen):
 
     def score(self, samples: Samples) -> NDArray[np.float64]:
         """(N,) log of the distance."""
-        squares = tiled(self._squares, self._reduce(samples))
+        white = product(self._reduce(samples) - self.mean, self.whitening)
+        squares = (white.astype(np.float64) ** 2).sum(1)
         return np.asarray(0.5 * np.log(np.maximum(squares, FLOOR)))
-
-    def _squares(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        white = (inputs - self.mean) @ self.whitening
-        return np.asarray((white.astype(np.float64) ** 2).sum(1))
 
     def _reduce(self, samples: Samples) -> NDArray[np.float32]:
         """(N, at most 1024): large inputs are averaged down."""

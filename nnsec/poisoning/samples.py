@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnsec.poisoning.tiles import tiled
+from nnsec.poisoning.rowwise import product
 
 SIGNATURE = 24
 """Numbers in a signature: enough that distances between signatures follow those of the inputs."""
@@ -106,7 +106,7 @@ class Geometry:
         """
         signs = _signs(self.size) / np.float32(np.sqrt(SIGNATURE))
         signs *= np.float32(127 / (2 * np.sqrt(self.size / SIGNATURE)))
-        projected = tiled(lambda part: (part - np.float32(0.5)) @ signs, scaled)
+        projected = product(scaled - np.float32(0.5), signs)
         return np.asarray(np.clip(np.rint(projected), -127, 127), np.int8)
 
     def reduce(self, scaled: NDArray[np.float32], width: int) -> NDArray[np.float32]:

@@ -26,6 +26,8 @@ PRIOR = 20.0
 """Samples that the frequency over all labels counts for, in that of one label."""
 KAPPA = 2.0
 """A clean source may show a pattern so many times as often as the reference does."""
+BESIDE = 4.0
+"""What a camera adds to all labels may show so many times as often beside what one label has."""
 MARGIN = 4.0
 """Powers of ten beyond the least likely repetition that clean samples showed."""
 LEAST = 8.0
@@ -45,10 +47,10 @@ class Trigger(WindowScreen):
     Each place of an input has a code (see `Geometry.codes`). If h of the n samples that the
     source last sent under this label have this sample's code in some place, then under clean data
     P(≥ h) ≤ exp(−n · KL(h/n ‖ q)), q being twice the reference's smoothed frequency under that
-    label, or the frequency in the source's own samples with other labels if that is larger: a
-    speck on a lens is in all of them. Samples nearer to this one than 95 % of clean pairs of one
-    label are do not count: five frames of one scene agree everywhere. The figure is −log10 of the
-    smallest bound over the places.
+    label, or four times the frequency in the source's own samples with other labels if that is
+    larger: a speck on a lens is in all of them. Samples nearer to this one than 95 % of clean pairs
+    of one label are do not count: five frames of one scene agree everywhere. The figure is −log10
+    of the smallest bound over the places.
 
     The threshold comes from clean samples played through as honest sources, in mixed order and
     class after class: four powers of ten beyond the least likely repetition among them, and eight
@@ -147,7 +149,7 @@ class Trigger(WindowScreen):
         others = len(last) - int(same.sum())
         elsewhere = equal[~same].sum(0)
         # One such sample under another label proves nothing; a trigger may sit on a few of them.
-        usual = np.where(elsewhere > 1, elsewhere / max(others, 1), 0.0)
+        usual = np.where(elsewhere > 1, np.minimum(BESIDE * elsewhere / max(others, 1), 1.0), 0.0)
         surprise = -log10_tail(hits, of, np.maximum(rates, usual))
         return hits + 1, of + 1, surprise
 
