@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -53,9 +54,11 @@ def _table(report: Report) -> Table:
     low, high = min(report.points), max(report.points)
     table = Table(
         title=f"{report.dataset}: p ≤ {report.alpha:g} of {low} to {high} points, "
-        f"{len(report.seeds)} seeds, accuracy {report.accuracy.value:.1%}"
+        f"{len(report.seeds)} seeds, accuracy {report.accuracy.value:.1%}",
+        caption="flagged and honest: % of successful attacks and of honest inputs that are flagged",
+        box=SIMPLE_HEAD,
     )
-    for name in ("detector", "ε", "AUROC", "attacks", "flagged (95 %)", "honest (95 %)"):
+    for name in ("detector", "ε", "AUROC", "n", "flagged (95 %)", "honest (95 %)"):
         table.add_column(name, no_wrap=True)
     before = ""
     for line in report.lines:
