@@ -13,7 +13,8 @@ from nnsec.settings import Input
 
 GREY = Input(shape=(1, 8, 8), range=(0, 16))
 COLOUR = Input(shape=(3, 16, 16))
-VECTOR = Input(shape=(5,), dtype="float32", range=(-2.0, 2.0))
+VECTOR = Input(shape=(6,), dtype="float32", range=(-2.0, 2.0))
+ODD = Input(shape=(5,), dtype="float32", range=(-2.0, 2.0))
 
 
 class Residual(nn.Module):
@@ -52,7 +53,7 @@ def _made(name: str) -> tuple[Network, Any]:
     module, spec = {
         "residual": (Residual(), COLOUR),
         "convolutional": (_convolutional(), GREY),
-        "vector": (nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), VECTOR),
+        "vector": (nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)), VECTOR),
         "bare": (nn.Flatten(), VECTOR),
     }[name]
     return Network(module, spec, device="cpu"), _draw(spec, 50)
@@ -74,7 +75,7 @@ def test_odd_widths_move_the_last_digit_at_most() -> None:
     """MKL computes a few small layers differently by the row's place; a float's precision stays."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
-    network, x = Network(module, VECTOR, device="cpu"), _draw(VECTOR, 50)
+    network, x = Network(module, ODD, device="cpu"), _draw(ODD, 50)
     singly = torch.cat([network.forward(row[None]).logits for row in x])
     assert torch.allclose(singly, network.forward(x).logits, rtol=1e-5, atol=1e-6)
 
@@ -114,8 +115,8 @@ def test_features_may_be_named() -> None:
 def test_inputs_are_scaled_to_the_unit_range() -> None:
     """Both ends of the range, in both wire types."""
     network, _ = _made("vector")
-    assert network.scale(np.array([[-2, 0, 1, 2, 2]], np.float32)).tolist() == [
-        [0.0, 0.5, 0.75, 1.0, 1.0]
+    assert network.scale(np.array([[-2, 0, 1, 2, 2, 2]], np.float32)).tolist() == [
+        [0.0, 0.5, 0.75, 1.0, 1.0, 1.0]
     ]
     grey, _ = _made("convolutional")
     assert grey.scale(np.full((1, 1, 8, 8), 16, np.uint8)).unique().tolist() == [1.0]
@@ -148,7 +149,7 @@ class Strange(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.head = nn.Linear(5, 3)
+        self.head = nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.head(input=x)
@@ -165,8 +166,8 @@ def test_a_head_called_by_keyword_leaves_the_logits() -> None:
 @pytest.mark.parametrize(
     ("module", "spec", "word"),
     [
-        (nn.Linear(4, 2), VECTOR, r"inputs of shape \[5\]; correct input.shape"),
-        (nn.Linear(5, 1), VECTOR, r"two classes or more"),
+        (nn.Linear(4, 2), VECTOR, r"inputs of shape \[6\]; correct input.shape"),
+        (nn.Linear(6, 1), VECTOR, r"two classes or more"),
         (nn.Conv2d(1, 3, 3), GREY, r"logits of shape \[batch, classes\]"),
     ],
 )
