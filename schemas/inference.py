@@ -13,7 +13,7 @@ from uuid import uuid4
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from schemas import cloudevents, tensors
+from schemas import cloudevents, strict_json, tensors
 from schemas import headers as record_headers
 from schemas.base import Time
 from schemas.errors import SchemaError
@@ -197,7 +197,8 @@ def choose_model(
 ) -> Expected:  # fmt: skip
     """The model of a request: the body wins, then the headers, then the configured one."""
     if unknown := sorted(fields.keys() - _FIELDS):
-        raise SchemaError(f"unknown field {unknown[0][:100]!r}", field=unknown[0][:100])
+        odd = strict_json.shown(unknown[0])
+        raise SchemaError(f"unknown field {odd}", field=odd)
     if not isinstance(fields.get("parameters", {}), dict):
         raise SchemaError("parameters are a JSON object", field="parameters")
     name = fields.get("model_name")
