@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
@@ -133,3 +135,14 @@ async def test_since_yields_what_came_after(settings: Settings) -> None:
         await publish(Out("scores", b"new", b"k", timestamp=ms))
     found = [r.value async for r in process.since(settings, "scores", ms - 1000)]
     assert found == [b"new"]
+
+
+def test_workers_start_without_what_takes_seconds_to_import() -> None:
+    """View, remediation and the command line itself; what needs a network imports it then."""
+    slow = ("torch", "sklearn", "scipy", "faust", "model_signing", "river")
+    code = (
+        "import sys, workers.cli, workers.view, workers.remediation; "
+        f"print([name for name in {slow} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nnsec.errors import ConfigError, TransientError
+from nnsec.errors import ConfigError
 from nnsec.settings import Settings
 from schemas.base import format_time, from_millis
 from schemas.command import CommandKind
 from workers.commands import orders
 from workers.commands.plain import printable
+
+if TYPE_CHECKING:
+    from workers.transitions import Entry
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,9 +30,6 @@ app = typer.Typer(
 Incident = Annotated[str, typer.Argument(help="Id of an incident.")]
 Target = Annotated[str, typer.Argument(help="Id of an incident, or of one action of it.")]
 Wide = Annotated[str, typer.Option("--model", help="Only this model; default all of them.")]
-BLOCK_MS = 2000
-"""Shorter than the time in which the store must answer."""
-RETRY = 0.5
 PAGE = 1000
 STYLES = {
     "open": "yellow", "awaiting_approval": "bold yellow", "containing": "cyan",
@@ -247,87 +245,23 @@ def _parsed(fields: dict[str, str]) -> dict[str, Any]:
     return {k: json.loads(v) if k in PARTS and v else v for k, v in fields.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One transition as it stands in the log of the view."""
-
-    time: str
-    incident: str
-    from_: str
-    to: str
-    version: int
-    by: str
-    reason: str
-
-    @classmethod
-    def of(cls, name: str, fields: dict[str, str]) -> Entry:
-        """Read an entry; ``name`` is its id, which begins with the time."""
-        return cls(
-            format_time(from_millis(int(name.partition("-")[0]))), fields["incident"],
-            fields["from"], fields["to"], int(fields["version"]), fields["by"], fields["reason"],
-        )  # fmt: skip
-
-    def json(self) -> str:
-        """As one line, by the names of the log."""
-        return json.dumps(
-            {
-                "time": self.time, "incident": self.incident, "from": self.from_, "to": self.to,
-                "version": self.version, "by": self.by, "reason": self.reason,
-            }
-        )  # fmt: skip
-
-    def text(self) -> Text:
-        """As one line for people."""
-        return Text.assemble(
-            (self.time[:19].replace("T", " ") + "Z", "dim"), f" {self.incident[:8]} ",
-            (f"{self.from_ or 'new'} → {self.to}", STYLES.get(self.to, "")),
-            printable(f" by {self.by[:12]}: {self.reason}"),
-        )  # fmt: skip
-
-
 async def _watch(settings: Settings, *, beginning: bool, limit: int, as_json: bool) -> None:
+    from workers.transitions import follow
+
     console, shown = Console(), 0
     async for entry in follow(settings, beginning=beginning):
         if as_json:
             typer.echo(entry.json())
         else:
-            console.print(entry.text(), soft_wrap=True)
+            console.print(_line(entry), soft_wrap=True)
         shown += 1
         if shown == limit:
             return
 
 
-async def follow(settings: Settings, *, beginning: bool) -> AsyncIterator[Entry]:
-    """Yield transitions, for ever, each (incident, version) once, waiting for an absent store.
-
-    Parameters
-    ----------
-    beginning:
-        Whether to yield those that are in the log already.
-    """
-    from workers import store
-
-    names, notes = store.Keys(settings.redis.prefix), Console(stderr=True)
-    seen: set[tuple[str, int]] = set()
-    last, silent, away = "0", not beginning, False
-    async with store.connect(settings) as client:
-        while True:
-            block = None if silent else BLOCK_MS
-            try:
-                with store.converted():
-                    answer: Any = await client.xread({names.log: last}, count=PAGE, block=block)
-            except TransientError as error:
-                if not away:
-                    notes.print(f"{error}; waiting for it", markup=False, style="yellow")
-                away = True
-                await asyncio.sleep(RETRY)
-                continue
-            away = False
-            entries = [entry for _, found in answer for entry in found]
-            silent = silent and bool(entries)
-            for last, fields in entries:
-                entry = Entry.of(last, fields)
-                known = (entry.incident, entry.version) in seen
-                seen.add((entry.incident, entry.version))
-                if not (known or silent):
-                    yield entry
+def _line(entry: Entry) -> Text:
+    return Text.assemble(
+        (entry.time[:19].replace("T", " ") + "Z", "dim"), f" {entry.incident[:8]} ",
+        (f"{entry.from_ or 'new'} → {entry.to}", STYLES.get(entry.to, "")),
+        printable(f" by {entry.by[:12]}: {entry.reason}"),
+    )  # fmt: skip
