@@ -20,6 +20,7 @@ from schemas.inference import Expected, Request, decode_request
 from schemas.label import Label
 from schemas.training import Sample, decode_sample
 from tests.workers.conftest import Nnsec
+from workers import data_file
 from workers.commands import send
 
 MODELS = {"digits": Expected("digits", (1, 8, 8), "uint8", 0, 16)}
@@ -122,7 +123,7 @@ def test_a_wrong_file_says_what_is_needed(
     """Missing arrays, wrong types, wrong shapes and pickled objects are each refused."""
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(ConfigError, match=message):
-        send.read(tmp_path / "bad.npz", "", None, 0)
+        data_file.read(tmp_path / "bad.npz", "", None, 0)
 
 
 def npy() -> bytes:
@@ -135,22 +136,22 @@ def test_what_is_no_npz_is_refused(content: bytes, tmp_path: Path) -> None:
     """A file of another kind is a clear error."""
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(ConfigError, match=r"numpy\.savez"):
-        send.read(tmp_path / "bad.npz", "", None, 0)
+        data_file.read(tmp_path / "bad.npz", "", None, 0)
     with pytest.raises(ConfigError, match=r"numpy\.savez"):
-        send.read(tmp_path / "missing.npz", "", None, 0)
+        data_file.read(tmp_path / "missing.npz", "", None, 0)
 
 
 def test_what_is_missing_is_asked_for(tmp_path: Path) -> None:
     """Data, a model, labels and a known encoding are needed."""
     np.savez(tmp_path / "x.npz", x=np.zeros((3, 4), np.uint8))
-    found = send.read(tmp_path / "x.npz", "", None, 2)
+    found = data_file.read(tmp_path / "x.npz", "", None, 2)
     assert found.x.shape == (2, 4)
     with pytest.raises(ConfigError, match="labels are needed"):
         found.labels()
     with pytest.raises(ConfigError, match="not both"):
-        send.read(None, "", None, 0)
+        data_file.read(None, "", None, 0)
     with pytest.raises(ConfigError, match="not both"):
-        send.read(tmp_path / "x.npz", "digits", None, 0)
+        data_file.read(tmp_path / "x.npz", "digits", None, 0)
     with pytest.raises(ConfigError, match="configured are: none"):
         send.choose(Settings(), "")
     assert send.choose(Settings(), "m") == "m"

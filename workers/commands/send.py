@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import uuid4
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,6 +25,7 @@ from schemas.inference import encode_request
 from schemas.label import Label
 from schemas.training import encode_sample
 from workers.commands import orders
+from workers.data_file import Batches, read
 
 MOST_AT_ONCE = 256
 """Records that are sent before their acknowledgements are waited for."""
@@ -49,38 +46,6 @@ Limit = Annotated[int, typer.Option("--limit", min=0, help="Rows to send; 0 for 
 Ids = Annotated[str, typer.Option("--ids", help="Records are called IDS-0, IDS-1, …")]
 Encoding = Annotated[str, typer.Option("--encoding", help="binary or json.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Say what was sent as JSON.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """What is to be sent: x (n, *shape), and y (n,) or none."""
-
-    x: NDArray[Any]
-    y: NDArray[np.integer] | None
-
-    def labels(self) -> NDArray[np.integer]:
-        """The labels, where they are needed.
-
-        Raises
-        ------
-        ConfigError
-            If there are none.
-        """
-        if self.y is None:
-            raise ConfigError("labels are needed: an array y of one whole number for each row")
-        return self.y
-
-
-@dataclass(frozen=True, slots=True)
-class Batches:
-    """Rows cut into records."""
-
-    rows: int
-    size: int
-
-    def __iter__(self) -> Iterator[tuple[int, slice]]:
-        for number, start in enumerate(range(0, self.rows, self.size)):
-            yield number, slice(start, min(start + self.size, self.rows))
 
 
 @app.callback()
@@ -201,50 +166,6 @@ def canary(
             f"incident {told['incident']} opened after {told['opened_seconds']:g} s and "
             f"{told['inputs']} inputs, and was dismissed after {told['closed_seconds']:g} s more"
         )
-
-
-def read(file: Path | None, dataset: str, folder: Path | None, limit: int) -> Data:
-    """Read what is to be sent.
-
-    Parameters
-    ----------
-    limit:
-        Most rows; 0 for all.
-
-    Raises
-    ------
-    ConfigError
-        If neither or both are named, or the file is not such.
-    """
-    if bool(file) == bool(dataset):
-        raise ConfigError("name a file (npz with x and y) or --dataset, and not both")
-    if file is not None:
-        found = _read_file(file)
-    else:
-        from nnsec import datasets  # scikit-learn takes a second to import
-
-        known = datasets.load(dataset, folder)
-        found = Data(known.x, known.y)
-    count = limit or len(found.x)
-    return Data(found.x[:count], None if found.y is None else found.y[:count])
-
-
-def _read_file(file: Path) -> Data:
-    try:
-        # Opened here, as numpy leaves a file open that is no zip archive.
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            x, y = arrays["x"], arrays["y"] if "y" in arrays.files else None
-    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise ConfigError(
-            f"{file} is no npz file with an array x: {error}; write it with numpy.savez"
-        ) from error
-    if x.ndim < 2 or not len(x) or x.dtype.name not in {"uint8", "float32"}:
-        raise ConfigError(
-            f"{file}: x is {x.dtype} {list(x.shape)}; inputs are uint8 or float32, (n, *shape)"
-        )
-    if y is not None and (y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer)):
-        raise ConfigError(f"{file}: y is {y.dtype} {list(y.shape)}; {len(x)} integers are needed")
-    return Data(x, y)
 
 
 def choose(settings: Settings, model: str) -> str:

@@ -1,0 +1,90 @@
+"""Rows to send: read from a file or a known data set, and cut into records."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnsec.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What is to be sent: x (n, *shape), and y (n,) or none."""
+
+    x: NDArray[Any]
+    y: NDArray[np.integer] | None
+
+    def labels(self) -> NDArray[np.integer]:
+        """The labels, where they are needed.
+
+        Raises
+        ------
+        ConfigError
+            If there are none.
+        """
+        if self.y is None:
+            raise ConfigError("labels are needed: an array y of one whole number for each row")
+        return self.y
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Rows cut into records."""
+
+    rows: int
+    size: int
+
+    def __iter__(self) -> Iterator[tuple[int, slice]]:
+        for number, start in enumerate(range(0, self.rows, self.size)):
+            yield number, slice(start, min(start + self.size, self.rows))
+
+
+def read(file: Path | None, dataset: str, folder: Path | None, limit: int) -> Data:
+    """Read what is to be sent.
+
+    Parameters
+    ----------
+    limit:
+        Most rows; 0 for all.
+
+    Raises
+    ------
+    ConfigError
+        If neither or both are named, or the file is not such.
+    """
+    if bool(file) == bool(dataset):
+        raise ConfigError("name a file (npz with x and y) or --dataset, and not both")
+    if file is not None:
+        found = _read_file(file)
+    else:
+        from nnsec import datasets  # scikit-learn takes a second to import
+
+        known = datasets.load(dataset, folder)
+        found = Data(known.x, known.y)
+    count = limit or len(found.x)
+    return Data(found.x[:count], None if found.y is None else found.y[:count])
+
+
+def _read_file(file: Path) -> Data:
+    try:
+        # Opened here, as numpy leaves a file open that is no zip archive.
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            x, y = arrays["x"], arrays["y"] if "y" in arrays.files else None
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"{file} is no npz file with an array x: {error}; write it with numpy.savez"
+        ) from error
+    if x.ndim < 2 or not len(x) or x.dtype.name not in {"uint8", "float32"}:
+        raise ConfigError(
+            f"{file}: x is {x.dtype} {list(x.shape)}; inputs are uint8 or float32, (n, *shape)"
+        )
+    if y is not None and (y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer)):
+        raise ConfigError(f"{file}: y is {y.dtype} {list(y.shape)}; {len(x)} integers are needed")
+    return Data(x, y)
