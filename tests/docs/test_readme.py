@@ -162,17 +162,35 @@ def test_producer_is_short() -> None:
     assert len(lines) <= 16
 
 
-def test_commands_exist() -> None:
-    """Every command of nnsec that the README shows is in the command tree."""
-    commands = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("nnsec ")]
-    assert len(commands) >= 4
-    for words in commands:
-        command: Any = typer.main.get_command(app)
-        while words and words[0] in getattr(command, "commands", {}):
-            command, words = command.commands[words[0]], words[1:]
-        assert not hasattr(command, "commands")
-        known = {option for one in command.params for option in one.opts}
-        assert set(words) <= known
+def _nnsec(line: str) -> list[str]:
+    match = re.match(r"(?:\$ )?(?:\.venv/bin/)?nnsec (.*)", line.strip())
+    return shlex.split(match.group(1), comments=True) if match else []
+
+
+def shown() -> list[tuple[str, list[str]]]:
+    """Every command line of nnsec in a block of shell code, of all pages."""
+    found = []
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for block in re.findall(
+            r"```(?:sh|bash|shell|console)\n(.*?)```", page.read_text(), re.DOTALL
+        ):
+            lines = block.replace("\\\n", " ").splitlines()
+            found.extend((page.name, words) for line in lines if (words := _nnsec(line)))
+    return found
+
+
+@pytest.mark.parametrize(("page", "words"), shown(), ids=str)
+def test_commands_exist(page: str, words: list[str]) -> None:
+    """Every command of nnsec that a page shows is in the command tree, with its options."""
+    command: Any = typer.main.get_command(app)
+    if words[0] == "--config":
+        words = words[2:]
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    assert not hasattr(command, "commands") or set(words) <= {"--help", "-h"}
+    known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+    used = {word.partition("=")[0] for word in words if word.startswith("-")}
+    assert used <= known | {"--help", "-h"}
 
 
 def test_links_lead_somewhere() -> None:
