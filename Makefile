@@ -33,7 +33,7 @@ demo: $(READY)
 	$(BIN)/nnsec demo $(ARGS)
 
 bench: $(READY)
-	$(BIN)/nnsec bench $(ARGS)
+	$(BIN)/nnsec bench $(or $(ARGS),detection)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -46,7 +46,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 # Two workers, as they wait for services for much of the time; on one machine with two cores.
-PYTEST := $(BIN)/pytest -n 2 --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 unit: $(READY)
 	$(PYTEST) $(ARGS)

@@ -60,22 +60,24 @@ def root(
     context.obj = settings if starts else embedded.running(settings)
 
 
-app.command()(demo.demo)
-app.command()(up.up)
-app.command()(stream.stream)
-app.add_typer(worker.app, name="worker")
-app.add_typer(send.app, name="send")
-app.command()(alerts.alerts)
-app.add_typer(incidents.app, name="incidents")
-app.add_typer(quarantine.app, name="quarantine")
-app.add_typer(checkpoint.app, name="checkpoint")
-app.command()(calibrate.calibrate)
-app.add_typer(bench.app, name="bench")
-app.add_typer(keys.app, name="keys")
-app.command()(rebuild.rebuild)
-app.command()(doctor.doctor)
-app.command()(topics.topics)
-app.command()(schema.schema)
+RUN, WATCH, TRUST, LOOK = "Run", "Watch and act", "Checkpoints and keys", "Look, try, measure"
+
+app.command(rich_help_panel=RUN)(demo.demo)
+app.command(rich_help_panel=RUN)(up.up)
+app.command(rich_help_panel=RUN)(stream.stream)
+app.add_typer(worker.app, name="worker", rich_help_panel=RUN)
+app.command(rich_help_panel=RUN)(rebuild.rebuild)
+app.command(rich_help_panel=WATCH)(alerts.alerts)
+app.add_typer(incidents.app, name="incidents", rich_help_panel=WATCH)
+app.add_typer(quarantine.app, name="quarantine", rich_help_panel=WATCH)
+app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel=TRUST)
+app.command(rich_help_panel=TRUST)(calibrate.calibrate)
+app.add_typer(keys.app, name="keys", rich_help_panel=TRUST)
+app.command(rich_help_panel=LOOK)(doctor.doctor)
+app.add_typer(send.app, name="send", rich_help_panel=LOOK)
+app.add_typer(bench.app, name="bench", rich_help_panel=LOOK)
+app.command(rich_help_panel=LOOK)(topics.topics)
+app.command(rich_help_panel=LOOK)(schema.schema)
 
 
 def main() -> None:
