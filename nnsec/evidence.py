@@ -143,7 +143,7 @@ class Evidence:
         Further (subject, fingerprint) pairs remembered over all subjects; 8 bytes each.
     """
 
-    def __init__(self, allowance: Allowance, *, capacity: int, memory: int = 1 << 16) -> None:
+    def __init__(self, allowance: Allowance, *, capacity: int, memory: int = 1 << 15) -> None:
         self.allowance = allowance
         self.capacity = capacity
         self.evicted = 0

@@ -6,18 +6,18 @@ how rows were cut into summaries. A row at or below the highest position applied
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from nnsec import wording
 from nnsec.drift import WINDOW, Drift, Reference
 from nnsec.episodes import Episode, Episodes, Report
-from nnsec.errors import DigestMismatch
 from nnsec.evidence import Allowance, Bets, Crossing, Evidence, Levels
+from nnsec.sealed import seal, unseal
 from nnsec.settings import Budget
 from nnsec.signals import Place, Shift
 from schemas.alert import Alert
@@ -26,6 +26,8 @@ from schemas.summary import Summary
 
 CLIENTS, SOURCES, DRIFT, ERRORS = 0.5, 0.3, 0.15, 0.05
 """Shares of the budget; they sum to 1 over all that can accuse."""
+SOURCE_MEMORY = 1 << 14
+"""Samples come slower than inputs, so that fewer of them are remembered as repeats."""
 VERSIONS = 2
 """Checkpoints whose drift is kept: around a swap two of them score."""
 
@@ -56,6 +58,7 @@ class Watch:
         self.sources = Evidence(
             Allowance(weight=SOURCES * daily / samples, daily=SOURCES * daily),
             capacity=budget.max_clients,
+            memory=SOURCE_MEMORY,
         )
         windows = max(1.0, inputs / WINDOW)
         self._spent = (
@@ -253,14 +256,13 @@ class Watch:
         return wording.accusation(episode, levels, self.budget.false_subjects_per_day)
 
     def snapshot(self) -> bytes:
-        """All of the state as JSON behind its SHA-256; no pickle."""
+        """All of the state behind its SHA-256; no pickle."""
         drifts = {version: drift.snapshot() for version, drift in self._drifts.items()}
+        kept = {**self._stored, **drifts}
         state = {
             "now": self.now,
             "counts": [self.redelivered, self.concentrated],
-            "clients": _text(self.clients.snapshot()),
-            "sources": _text(self.sources.snapshot()),
-            "drifts": [[v, _text(raw)] for v, raw in {**self._stored, **drifts}.items()],
+            "drifts": list(kept),
             "spent": [allowance.state() for allowance in self._spent],
             "applied": [[*key, *value] for key, value in self._applied.items()],
             "recent": list(self._recent),
@@ -269,8 +271,10 @@ class Watch:
                 name: [level.n, level.levels, level.rates] for name, level in self._levels.items()
             },
         }
-        body = json.dumps(state, separators=(",", ":")).encode()
-        return hashlib.sha256(body).hexdigest().encode() + body
+        parts = {f"drift{i}": raw for i, raw in enumerate(kept.values())}
+        parts |= {"clients": self.clients.snapshot(), "sources": self.sources.snapshot()}
+        parts["state"] = json.dumps(state, separators=(",", ":")).encode()
+        return seal(**{name: np.frombuffer(raw, np.uint8) for name, raw in parts.items()})
 
     def restore(self, snapshot: bytes) -> None:
         """Take up a snapshot of the same model.
@@ -280,16 +284,15 @@ class Watch:
         DigestMismatch
             If its bytes are not what was written; nothing was changed then.
         """
-        if hashlib.sha256(snapshot[64:]).hexdigest().encode() != snapshot[:64]:
-            raise DigestMismatch("a state snapshot's bytes differ from its digest; not restored")
-        state = json.loads(snapshot[64:])
+        parts = {name: array.tobytes() for name, array in unseal(snapshot).items()}
+        state = json.loads(parts["state"])
         self.now = state["now"]
         self.redelivered, self.concentrated = state["counts"]
-        self.clients.restore(base64.b64decode(state["clients"]))
-        self.sources.restore(base64.b64decode(state["sources"]))
+        self.clients.restore(parts["clients"])
+        self.sources.restore(parts["sources"])
         self._drifts.clear()
         self._bets.clear()
-        self._stored = {version: base64.b64decode(raw) for version, raw in state["drifts"]}
+        self._stored = {version: parts[f"drift{i}"] for i, version in enumerate(state["drifts"])}
         for allowance, spent in zip(self._spent, state["spent"], strict=True):
             allowance.restore(spent)
         self._applied = {(r[0], r[1], r[2]): (r[3], r[4]) for r in state["applied"]}
@@ -299,7 +302,3 @@ class Watch:
             for name, (n, levels, rates) in state["levels"].items()
         }
         self.episodes.restore(state["episodes"])
-
-
-def _text(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()

@@ -1,0 +1,306 @@
+"""The owner's view of a model: what opens an episode, what it says, and that it resumes exactly."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnsec import episodes as module
+from nnsec import wording
+from nnsec.bets import Levels
+from nnsec.drift import WINDOW, Reference
+from nnsec.episodes import QUIET_MS, RESEND_MS, Episodes, Report
+from nnsec.errors import DigestMismatch, SchemaError
+from nnsec.settings import Budget
+from nnsec.signals import Place
+from nnsec.watch import VERSIONS, Watch
+from schemas.alert import Alert
+from schemas.base import from_millis
+from schemas.summary import INPUT_ROW, LABEL_ROW, SAMPLE_ROW, Summary
+
+LOG = uuid.UUID(int=9)
+LEVELS = Levels.certified(400)
+REFERENCE = Reference(
+    (LEVELS,), LEVELS, 0.01, 10, 400, (0.1,) * 10, ((0.03, 0.3), (0.1, 0.5)), 0.03, 300
+)
+UNSCREENED = Reference((LEVELS,), None, 0.01, 10, 400, (0.1,) * 10)
+REASONS = ("near_duplicate", "label_disagreement", "trigger")
+
+
+class Feed:
+    """Writes summaries whose positions go on from one to the next."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.time = 0
+
+    def make(
+        self, kind: Any, rows: Sequence[tuple[str, dict[str, Any]]], *, version: str = "1"
+    ) -> Summary:
+        dtype = {"input": INPUT_ROW, "sample": SAMPLE_ROW, "label": LABEL_ROW}[kind]
+        topic = {"input": "inference.inputs", "sample": "training.samples", "label": "labels"}[kind]
+        names: dict[str, int] = {}
+        found = np.zeros(len(rows), dtype)
+        for i, (subject, values) in enumerate(rows):
+            found[i]["offset"] = self.offset
+            found[i]["subject"] = names.setdefault(subject, len(names))
+            if kind != "label":
+                found[i]["fingerprint"] = self.offset + 1
+            if kind == "input":
+                found[i]["prediction"], found[i]["confidence"] = self.offset % 10, 0.9
+            for name, value in values.items():
+                found[i][name] = value
+            self.offset += 1
+        return Summary.pack(
+            found, kind=kind, log=LOG, topic=topic, model="digits", model_version=version,
+            time=from_millis(self.time), subjects=tuple(names), reasons=REASONS,
+        )  # fmt: skip
+
+    def inputs(self, count: int, level: int, *, clients: int = 12, **more: Any) -> Summary:
+        rows = [(f"c{i % clients}", {"level": level}) for i in range(count)]
+        return self.make("input", rows, **more)
+
+    def attack(self, count: int, client: str = "mallory", level: int = 5) -> Summary:
+        return self.make("input", [(client, {"level": level})] * count)
+
+
+def watch() -> Watch:
+    return Watch("digits", Budget())
+
+
+def test_an_attacker_is_accused_and_honest_clients_are_not() -> None:
+    """One alert, with the positions of its rows and the figures behind it."""
+    watched, feed = watch(), Feed()
+    assert watched.apply(feed.inputs(120, 0), REFERENCE) == []
+    (alert,) = watched.apply(feed.attack(6), REFERENCE)
+    assert (alert.threat, alert.subject.kind, alert.subject.id) == ("evasion", "client", "mallory")
+    assert (alert.seq, alert.severity) == (0, "high")
+    assert alert.evidence >= 1
+    assert 2 <= alert.counts["inputs"] == alert.counts["flagged"] <= 6
+    assert all(
+        topic == "inference.inputs" and offset >= 120 for topic, _, offset, _ in alert.positions
+    )
+    assert "client 'mallory'" in alert.explanation
+    assert alert.atlas
+
+
+@pytest.mark.parametrize(
+    ("reasons", "threat"), [(0, "data_poisoning"), (1, "data_poisoning"), (2, "label_flip"),
+                            (4, "backdoor"), (6, "backdoor")]
+)  # fmt: skip
+def test_a_source_is_accused_of_what_most_of_its_samples_show(reasons: int, threat: str) -> None:
+    """The reasons of the screens name the threat."""
+    watched, feed = watch(), Feed()
+    rows = [("s", {"level": 5, "reasons": reasons})] * 8
+    (alert,) = watched.apply(feed.make("sample", rows), REFERENCE)
+    assert (alert.threat, alert.subject.kind, alert.subject.id) == (threat, "source", "s")
+    assert "samples" in alert.counts
+
+
+def test_without_a_screen_samples_accuse_nobody() -> None:
+    """A checkpoint that has none says nothing of samples."""
+    watched, feed = watch(), Feed()
+    assert watched.apply(feed.make("sample", [("s", {"level": 5})] * 20), UNSCREENED) == []
+
+
+def test_anonymous_and_repeats_accuse_nobody() -> None:
+    """Nobody is behind the one, and the others are one input."""
+    watched, feed = watch(), Feed()
+    assert watched.apply(feed.attack(50, "anonymous"), REFERENCE) == []
+    same = feed.make("input", [("frame", {"level": 5, "fingerprint": 7})] * 50)
+    assert watched.apply(same, REFERENCE) == []
+    again = feed.make("sample", [("frame", {"level": 5, "fingerprint": 7})] * 50)
+    assert watched.apply(again, REFERENCE) == []
+
+
+def test_a_redelivered_row_changes_nothing() -> None:
+    """Whole summaries that come again, or that overlap with what was applied."""
+    watched, feed = watch(), Feed()
+    first = feed.attack(3)
+    watched.apply(first, REFERENCE)
+    before = watched.snapshot()
+    watched.apply(first, REFERENCE)
+    assert watched.redelivered == 3
+    watched.redelivered = 0
+    assert watched.snapshot() == before
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_how_rows_are_cut_into_summaries_does_not_matter(size: int) -> None:
+    """The same rows in other summaries give the same alerts and the same state."""
+    whole, cut = watch(), watch()
+    feed = Feed()
+    summary = feed.make("input", [("mallory", {"level": 5})] * 6 + [("a", {"level": 0})] * 80)
+    rows = summary.unpack()
+    expected = whole.apply(summary, REFERENCE)
+    fields = summary.model_dump(exclude={"rows"})
+    found: list[Alert] = []
+    for start in range(0, len(rows), size):
+        found += cut.apply(Summary.pack(rows[start : start + size], **fields), REFERENCE)
+    assert found == expected
+    assert cut.snapshot() == whole.snapshot()
+
+
+def test_an_episode_is_told_every_ten_seconds_and_ends_after_a_quiet_minute() -> None:
+    """By stream time; the last message has the totals, and what comes later is a new episode."""
+    watched, feed = watch(), Feed()
+    (first,) = watched.apply(feed.attack(5), REFERENCE)
+    feed.time = RESEND_MS - 1
+    assert watched.apply(feed.attack(20), REFERENCE) == []
+    feed.time = RESEND_MS
+    (second,) = watched.apply(feed.attack(1), REFERENCE)
+    assert (second.episode, second.seq) == (first.episode, 1)
+    assert second.counts["inputs"] == first.counts["inputs"] + 20
+    assert len(second.positions) <= 100
+    assert second.time - first.time == timedelta(seconds=10)
+    feed.time = RESEND_MS + QUIET_MS
+    (last,) = watched.apply(feed.inputs(1, 0), REFERENCE)
+    assert (last.episode, last.seq) == (first.episode, 2)
+    (fresh,) = watched.apply(feed.attack(6), REFERENCE)
+    assert fresh.episode != first.episode
+    assert fresh.seq == 0
+
+
+def test_only_what_is_spread_over_the_clients_is_drift() -> None:
+    """A few clients' shift is counted as concentrated and opens nothing."""
+    watched, feed = watch(), Feed()
+    rows = [(f"c{i % 12}", {"level": 5 if i % 12 < 2 else 0}) for i in range(20 * WINDOW)]
+    alerts = watched.apply(feed.make("input", rows), REFERENCE)
+    assert {alert.subject.id for alert in alerts} == {"c0", "c1"}
+    assert watched.concentrated > 0
+    assert not watched.drifting
+    alerts = watched.apply(feed.inputs(8 * WINDOW, 5), REFERENCE)
+    (drift,) = [alert for alert in alerts if alert.threat == "drift"]
+    assert (drift.subject.kind, drift.subject.id) == ("model", "digits")
+    assert drift.severity == "high"
+    assert "Verdict spread" in drift.explanation
+    assert watched.drifting
+
+
+def test_while_drift_is_open_clients_are_judged_by_what_all_show() -> None:
+    """Nobody is accused of what all do; the episode lasts as long as the drift, however quiet."""
+    watched, feed = watch(), Feed()
+    watched.apply(feed.inputs(4 * WINDOW, 0), REFERENCE)
+    found: list[Alert] = []
+    for _ in range(30):
+        feed.time += 30_000
+        found += watched.apply(feed.inputs(WINDOW, 2), REFERENCE)
+    assert {alert.threat for alert in found} == {"drift"}
+    assert len({alert.episode for alert in found}) == 1
+    assert [alert.seq for alert in found] == list(range(len(found)))
+    assert found[-1].counts["crossings"] > 1
+
+
+def test_an_accusation_while_drift_is_open_says_so() -> None:
+    """The guarantee for single inputs is void then."""
+    watched, feed = watch(), Feed()
+    rows = [(f"c{i % 12}", {"level": 3 if i % 3 else 0}) for i in range(12 * WINDOW)]
+    watched.apply(feed.make("input", rows), REFERENCE)
+    assert watched.drifting
+    found = watched.apply(feed.attack(60), REFERENCE)
+    assert any("guarantee for single inputs is void" in a.explanation for a in found
+               if a.subject.id == "mallory")  # fmt: skip
+
+
+def test_labels_that_show_errors_of_all_are_drift() -> None:
+    """The error rate is watched by itself, at the label's position."""
+    watched, feed = watch(), Feed()
+    rows = [(f"c{i % 12}", {"prediction": 1, "label": i % 2}) for i in range(6 * WINDOW)]
+    alerts = watched.apply(feed.make("label", rows), REFERENCE)
+    assert [alert.threat for alert in alerts] == ["drift"]
+    assert "error rate" in alerts[0].explanation
+    assert "labels/0/" in alerts[0].explanation
+
+
+def test_two_checkpoints_are_judged_side_by_side() -> None:
+    """Around a swap two score; older ones are forgotten."""
+    watched, feed = watch(), Feed()
+    for version in ("1", "2", "1", "3"):
+        watched.apply(feed.inputs(WINDOW, 0, version=version), REFERENCE)
+    assert list(watched._drifts) == ["1", "3"]
+    assert len(watched._drifts) == VERSIONS
+
+
+def test_a_summary_that_cannot_be_read_changes_nothing() -> None:
+    """Neither the time nor the positions."""
+    watched, feed = watch(), Feed()
+    before = watched.snapshot()
+    feed.time = 10**6
+    bad = feed.inputs(3, 0).model_copy(update={"subjects": ()})
+    with pytest.raises(SchemaError):
+        watched.apply(bad, REFERENCE)
+    assert watched.snapshot() == before
+
+
+def story() -> list[Summary]:
+    feed = Feed()
+    found = []
+    for i in range(24):
+        feed.time += 4000
+        found.append(feed.inputs(40, 5 if i > 12 else 0, version=str(1 + i // 20)))
+        found.append(feed.attack(4))
+        found.append(feed.make("sample", [("s", {"level": 4, "reasons": 4})] * 4))
+        found.append(feed.make("label", [(f"c{j}", {"prediction": 1}) for j in range(9)]))
+    return found
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60, 81, 95])
+def test_a_snapshot_resumes_bit_identically(cut: int) -> None:
+    """In the middle of an attack, of a drift and of a swap, all that follows is the same."""
+    summaries = story()
+    whole, half, resumed = watch(), watch(), watch()
+    for summary in summaries[:cut]:
+        assert whole.apply(summary, REFERENCE) == half.apply(summary, REFERENCE)
+    resumed.restore(half.snapshot())
+    assert resumed.snapshot() == half.snapshot()
+    later = [a for s in summaries[cut:] for a in whole.apply(s, REFERENCE)]
+    assert [a for s in summaries[cut:] for a in resumed.apply(s, REFERENCE)] == later
+    assert resumed.snapshot() == whole.snapshot()
+    assert cut > 90 or len({alert.threat for alert in later}) == 3
+
+
+@pytest.mark.parametrize("at", [0, 33, 500, -1])
+def test_a_changed_snapshot_is_refused(at: int) -> None:
+    """Whichever byte it is; nothing was taken up then."""
+    watched, other = watch(), watch()
+    watched.apply(Feed().inputs(100, 1), REFERENCE)
+    raw = bytearray(watched.snapshot())
+    raw[at] ^= 1
+    before = other.snapshot()
+    with pytest.raises(DigestMismatch):
+        other.restore(bytes(raw))
+    assert other.snapshot() == before
+
+
+def test_too_many_episodes_end_the_one_longest_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a flood of subjects takes bounded memory."""
+    monkeypatch.setattr(module, "MOST", 2)
+    episodes = Episodes("m", lambda episode: Report("evasion", "low", {}, "text"))
+    for i, name in enumerate("abc"):
+        where: Place = (str(LOG), "t", 0, i, 0, i)
+        opened = episodes.open("evasion", "client", name, "1", 1.0, where)
+        assert episodes.send(opened, i).id == uuid.uuid5(opened.id, "0")
+    assert [episodes.find("evasion", name) is None for name in "abc"] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("share", "inputs", "expected"),
+    [(0.05, 100, "medium"), (0.1, 100, "high"), (0.5, 19, "high"), (0.5, 20, "critical")],
+)
+def test_severity_follows_share_and_number(share: float, inputs: int, expected: str) -> None:
+    """Many of many are worse than few of few."""
+    assert wording.severity(share, inputs) == expected
+
+
+def test_the_telling_level_is_the_least_likely_one() -> None:
+    """By likelihood, and the nearest to its rate where none is above."""
+    assert wording.telling(10, (10, 10, 10, 10, 10), LEVELS.rates) == 0
+    assert wording.telling(10, (5, 5, 10, 10, 10), LEVELS.rates) == 2
+    assert wording.telling(100, (0, 0, 0, 60, 60), LEVELS.rates) == 3
+    assert wording.telling(10, (0, 0, 0, 0, 10), LEVELS.rates) == 4
+    assert wording.telling(100, (0, 0, 0, 0, 1), (0.1, 0.2, 0.3, 0.4, 0.5)) == 0
