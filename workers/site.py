@@ -35,6 +35,8 @@ from workers.board import Board
 TOPICS = ("models", "sources", "training.revocations", "models.status", "actions", "incidents")
 ROLE = "remediation"
 PREPARE_EXPIRY = timedelta(hours=1)
+HEARD = 30.0
+"""Seconds after which it is said that a statement of our own has not come back from the log."""
 FINAL: frozenset[ActionState] = frozenset({"done", "denied", "failed"})
 
 logger = logging.getLogger(__name__)
@@ -93,13 +95,14 @@ class Site:
         self._release = tuple(keys.load_public(p) for p in settings.trust.release_keys)
         self._revoked: set[str] = set()
         self._incidents: dict[UUID, tuple[int, bool]] = {}
+        self._versions: dict[int, Source] = {}
         self._news = asyncio.Event()
         self._pen = asyncio.Lock()
 
     @property
     def sources_version(self) -> int:
         """The highest version on ``sources``; 0 for none."""
-        return max((source.version for source in self.sources.values()), default=0)
+        return max(self._versions, default=0)
 
     def place(self, model: str) -> int:
         """The partition of the control topics that a model's records lie on, by murmur2.
@@ -166,6 +169,7 @@ class Site:
             self.envelopes[statement.model, statement.epoch] = envelope
 
     def _learn_source(self, source: Source) -> None:
+        self._versions.setdefault(source.version, source)
         known = self.sources.get(source.source)
         if known is None or source.version > known.version:
             self.sources[source.source] = source
@@ -252,17 +256,29 @@ class Site:
     async def say_source(
         self, source: str, state: SourceState, reason: str, incident: str
     ) -> Source:
-        """Publish a source statement with the next version."""
-        async with self._pen:  # versions are counted over all sources
-            version = self.sources_version + 1
-            said = Source(
-                source=source, state=state, reason=reason, incident=incident,
-                version=version, time=self.now(),
-            )  # fmt: skip
-            name = uuid5(self.logs["sources"], f"{version}")
-            await self._say("sources", said, key=source, name=name, time=said.time)
-            self._learn_source(said)
-        return said
+        """Publish a source statement with the next version, and return it as it stands.
+
+        Versions are counted over all sources, and workers report the highest that they have heard.
+        So no two statements may share one: where another process was faster with the same
+        version, as the log shows, it is said again with a higher one.
+        """
+        async with self._pen:
+            while True:
+                said = Source(
+                    source=source, state=state, reason=reason, incident=incident,
+                    version=self.sources_version + 1, time=self.now(),
+                )  # fmt: skip
+                name = uuid5(self.logs["sources"], f"{said.version}/{source}")
+                await self._say("sources", said, key=source, name=name, time=said.time)
+                first = await self._first(said.version)
+                if (first.source, first.state, first.incident) == (source, state, incident):
+                    return first
+
+    async def _first(self, version: int) -> Source:
+        """The statement that has this version, once the log was read as far."""
+        while not await self.until(lambda: version in self._versions, HEARD):
+            logger.warning("version %d did not come back from sources yet", version)
+        return self._versions[version]
 
     async def say_revocation(self, revocation: Revocation) -> None:
         """Publish a revocation, unless it is there already."""

@@ -100,6 +100,7 @@ class Stage:
         for out in outs:
             await (self._pen(out) if self._pen is not None else asyncio.sleep(0))
             self.tape.append(self.record(out.topic, out.value, out.key, out.headers))
+            self.site.learn(self.tape[-1])  # as it comes back from the log
         return True
 
     def record(

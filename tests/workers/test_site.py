@@ -1,0 +1,151 @@
+"""What remediation knows and says: folds that take everything twice, versions of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from nnsec.adapters.records import Out
+from nnsec.errors import ConfigError
+from nnsec.settings import Settings
+from nnsec.trust import keys
+from nnsec.trust.statements import sign_statement
+from schemas.source import Source
+from tests.workers import stage as words
+from tests.workers.stage import T0, Stage, configured, incident, statement
+from workers import site
+from workers.board import SILENT
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(configured(Settings(), tmp_path))
+
+
+async def test_no_two_source_statements_share_a_version(stage: Stage) -> None:
+    """Where another process was faster it is said again: who reports a version heard all below."""
+    other = Source(source="s9", state="quarantined", reason="", version=1, time=T0)
+    real = stage.publish
+
+    async def late(*outs: Out) -> bool:
+        if not stage.said("sources"):
+            await real(Out("sources", other.encode(), b"s9"))
+        return await real(*outs)
+
+    stage.site.publish = late
+    said = await stage.site.say_source("s1", "quarantined", "r", "i")
+    assert said.version == 2
+    assert [(one.source, one.version) for one in stage.said("sources")] == [
+        ("s9", 1), ("s1", 1), ("s1", 2),
+    ]  # fmt: skip
+    assert stage.site.sources_version == 2
+
+
+async def test_a_statement_that_comes_back_late_is_waited_for(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a word in the log, as nothing may be concluded before."""
+    monkeypatch.setattr(site, "HEARD", 0.1)
+
+    async def slow(*outs: Out) -> bool:
+        return True
+
+    stage.site.publish = slow
+    said = stage.site.say_source("s1", "quarantined", "r", "i")
+
+    async def back() -> None:
+        await stage.until(lambda: "did not come back" in caplog.text)
+        source = Source(
+            source="s1", state="quarantined", reason="r", incident="i", version=1, time=T0
+        )
+        stage.site.learn(stage.record("sources", source.encode()))
+
+    found, _ = await asyncio.gather(said, back())
+    assert found.version == 1
+
+
+@pytest.mark.parametrize(
+    "topic",
+    ["actions", "models", "sources", "models.status", "incidents", "training.revocations"],
+)
+def test_what_cannot_be_read_is_left_out(
+    stage: Stage, caplog: pytest.LogCaptureFixture, topic: str
+) -> None:
+    """With one line that says where; the rest goes on."""
+    with caplog.at_level(logging.WARNING):
+        stage.site.learn(stage.record(topic, b"nonsense"))
+    assert [line.message.split(":")[0] for line in caplog.records] == [f"left out {topic}/0/0"]
+
+
+def test_statements_of_strangers_and_of_the_past_change_nothing(stage: Stage) -> None:
+    """Only the highest epoch that a release key signed counts."""
+    stage.serve(2, 5)
+    stranger = sign_statement(statement(9, 6), keys.generate())
+    old = sign_statement(statement(1, 4), words.RELEASE)
+    for value in (stranger, old, None):
+        stage.site.learn(stage.record("models", value))
+    active = stage.site.standings["digits"].activated
+    assert active is not None
+    assert (active.epoch, active.version) == (5, 2)
+
+
+def test_reports_of_the_dead_do_not_count(stage: Stage) -> None:
+    """At the start the log holds those of workers that are gone; how old they are decides."""
+    old = words.status((0, 1), epoch=1)
+    record = stage.record("models.status", old.encode())
+    stage.now += timedelta(seconds=SILENT + 1)
+    stage.site.learn(record)
+    assert stage.site.board.live(stage.site.clock()) == ()
+    stage.site.learn(stage.record("models.status", old.encode()))
+    assert len(stage.site.board.live(stage.site.clock())) == 1
+    stage.site.learn(stage.record("models.status", None))  # a tombstone of compaction
+    assert len(stage.site.board.live(stage.site.clock())) == 1
+
+
+@pytest.mark.parametrize("model", ["digits", "m", "a longer name/with é"])
+def test_a_model_lies_where_its_records_are_put(stage: Stage, model: str) -> None:
+    """As the producers' partitioner says, so that one worker has all of it."""
+    from aiokafka.partitioner import DefaultPartitioner
+
+    stage.site.partitions = {"incidents": 6}
+    there = list(range(6))
+    assert stage.site.place(model) == DefaultPartitioner()(model.encode(), there, there)
+
+
+def test_an_older_record_of_an_incident_is_outdated(stage: Stage) -> None:
+    """The newest counts, whichever comes first."""
+    first = incident()
+    newer = first.model_copy(update={"version": 2, "state": "resolved"})
+    for one in (newer, first):
+        stage.site.learn(stage.record("incidents", one.encode()))
+    assert stage.site.outdated(first)
+    assert not stage.site.outdated(newer)
+    assert stage.site.finished(first.id)
+    assert not stage.site.finished(UUID(int=99))
+
+
+async def test_time_never_stands_still_between_two_reports(stage: Stage) -> None:
+    """Readers tell old from new by it, and it has milliseconds."""
+    await stage.order("halt")
+    action = stage.actions()[0]
+    times = []
+    for _ in range(3):
+        said: Any = await stage.site.report(action, "done", "again\nand again")
+        times.append(said.time)
+    assert all(b - a >= timedelta(milliseconds=1) for a, b in itertools.pairwise(times))
+    assert said.reason == "again and again"
+
+
+async def test_a_statement_needs_a_key(tmp_path: Path) -> None:
+    """Without one nothing is published."""
+    bare = Stage(configured(Settings(), tmp_path, remediation={"release_key": ""}))
+    with pytest.raises(ConfigError, match="release_key"):
+        await bare.site.say_model(statement(1, 1))
+    assert bare.tape == []
