@@ -131,14 +131,15 @@ async def test_what_nobody_hears_fails(stage: Stage, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_released_source_is_as_if_nothing_had_been(stage: Stage) -> None:
-    """Revocations are withdrawn, and what was held back is accepted, once each."""
+    """Revocations are withdrawn, and what was held back for it is accepted, once each."""
     await sample(stage, "accepted", 5, "0")
     async with stage.crew():
         await stage.take(incident())
         await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
-        await sample(stage, "quarantine", 8, "0,1", nnsec_reasons="source")
-        await sample(stage, "quarantine", 9, "0", nnsec_reasons="source")
-        await sample(stage, "quarantine", 4, "0", "another", nnsec_reasons="outlier")
+        await sample(stage, "quarantine", 8, "0,1", nnsec_reasons="source_quarantined")
+        await sample(stage, "quarantine", 9, "0", nnsec_reasons="source_quarantined")
+        await sample(stage, "quarantine", 4, "0", "another", nnsec_reasons="source_quarantined")
+        await sample(stage, "quarantine", 3, "0", nnsec_reasons="outlier,trigger")
         await stage.order("release", "s1")
         await stage.until(lambda: stage.outcomes("release")[-1:] == ["done"])
         assert [one.state for one in stage.said("sources")] == ["quarantined", "trusted"]
@@ -159,8 +160,8 @@ async def test_a_released_source_is_as_if_nothing_had_been(stage: Stage) -> None
 
 async def test_a_release_that_was_cut_off_accepts_nothing_twice(stage: Stage) -> None:
     """What lies in ``training.accepted`` already is known by its position."""
-    await sample(stage, "quarantine", 8, "0", nnsec_reasons="source")
-    await sample(stage, "quarantine", 9, "0", nnsec_reasons="source")
+    await sample(stage, "quarantine", 8, "0", nnsec_reasons="source_quarantined")
+    await sample(stage, "quarantine", 9, "0", nnsec_reasons="source_quarantined")
     await sample(stage, "accepted", 8, "0")
     async with stage.crew():
         await stage.order("quarantine", "s1")

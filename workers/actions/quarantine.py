@@ -20,6 +20,8 @@ from workers import process
 from workers.actions import Impossible, Plan, Remedy, Result
 
 SAMPLES = "training.samples"
+SOURCE_QUARANTINED = b"source_quarantined"
+"""The screen's only reason for what it did not look at."""
 HEAR_SECONDS = 60.0
 """Within which every partition must be held by a live worker that has heard the statement."""
 
@@ -119,7 +121,10 @@ class Release(_OfSource):
         return Plan(f"release {action.subject.id}", {})
 
     async def apply(self, action: Action) -> Result:
-        """Say it, withdraw, and accept what is in quarantine and was not accepted before."""
+        """Say it, withdraw, and accept what was held back for the source alone, each once.
+
+        What a screen found suspicious by itself stays in quarantine, as of any source.
+        """
         await self._say(action, "trusted")
         source = action.subject.id
         valid: dict[tuple[Place, ...], Revocation] = {}
@@ -142,7 +147,7 @@ class Release(_OfSource):
 
     async def _accept(self, source: str) -> int:
         known = {_identity(r) for r in await self._records("training.accepted", source, 0)}
-        held = await self._records("training.quarantine", source, 0)
+        held = [r for r in await self._records("training.quarantine", source, 0) if _for_source(r)]
         fresh = {_identity(r): r for r in held if _identity(r) not in known}
         for record in fresh.values():
             kept = tuple((k, v) for k, v in record.headers if k.lower() != "nnsec-reasons")
@@ -188,6 +193,12 @@ def standing(revocations: Iterable[Revocation], log: UUID) -> frozenset[Place]:
         elif one.log == log:
             found.update(one.positions)
     return frozenset(found)
+
+
+def _for_source(record: Record) -> bool:
+    """Whether a record was quarantined because of its source, without a look at the samples."""
+    found = {name.lower(): value for name, value in record.headers}
+    return found.get("nnsec-reasons") == SOURCE_QUARANTINED
 
 
 def _identity(record: Record) -> tuple[bytes | None, ...]:
