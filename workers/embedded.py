@@ -65,20 +65,26 @@ class Service:
         ConfigError
             If the wheel is missing, the wanted port is taken, or the program ends at once.
         """
-        command: list[str] = []
         for _ in range(_ATTEMPTS):
             self.port = free_port(self._wanted)
-            self._data = self._new_folder()
-            command = self.command(self._data)
-            with (self._data / "log").open("wb") as log:
-                self._process = subprocess.Popen(
-                    with_parent(command), cwd=self._data, stdout=log, stderr=log,
-                    stdin=subprocess.DEVNULL, start_new_session=True,
-                )  # fmt: skip
-            if self._answers_within(15.0):
-                return self
+            try:
+                if self._try_once():
+                    return self
+            except BaseException:  # Ctrl-C, while it starts
+                self.stop()
+                raise
             self.stop()
-        raise ConfigError(f"the embedded {self.name} does not start; try {' '.join(command)}")
+        command = " ".join(self.command(Path()))
+        raise ConfigError(f"the embedded {self.name} does not start; try {command}")
+
+    def _try_once(self) -> bool:
+        self._data = self._new_folder()
+        with (self._data / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                with_parent(self.command(self._data)), cwd=self._data, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        return self._answers_within(15.0)
 
     def wait(self, timeout: float = 15.0) -> None:
         """Wait until it answers (s).

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from workers.commands.up import without_password
+
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 [models.digits]
@@ -140,6 +142,33 @@ def test_a_process_that_ends_ends_all(tmp_path: Path) -> None:
         assert process.wait(30) == 1
     assert "view ended with status -9" in output.read_text()
     assert [pid for pid in children if alive(pid)] == []
+
+
+def test_told_to_end_while_it_starts_it_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM before anything is ready stops what was started, as Ctrl-C does."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    with up(folder) as (process, _):
+        deadline = time.monotonic() + 60
+        while not list(folder.glob(".nnsec/broker-*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        children = descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        process.wait(40)
+    assert [pid for pid in children if alive(pid)] == []
+    assert list(folder.glob(".nnsec/*-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("rediss://:p%40ss@r.example:6380/2", "rediss://r.example:6380/2"),
+    ],
+)
+def test_no_password_is_shown(url: str, shown: str) -> None:
+    """What is printed may end in a ticket."""
+    assert without_password(url) == shown
 
 
 def test_a_wrong_model_is_told_with_the_last_lines_of_its_log(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import signal
 from contextlib import ExitStack
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -26,15 +27,27 @@ def up(
 ) -> None:
     """Start broker and store where they are embedded, then stream, view and remediation."""
     settings: Settings = context.obj
+    # Told to end while the services start, it must stop them as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config = context.parent.params.get("config") if context.parent else None
     with ExitStack() as stack:
         resolved = embedded.resolve(settings, stack)
         console.print(f"Kafka    {resolved.kafka.bootstrap_servers}", highlight=False)
-        console.print(f"Redis    {resolved.redis.url}", highlight=False)
+        console.print(f"Redis    {without_password(resolved.redis.url)}", highlight=False)
         fleet = stack.enter_context(Fleet(resolved, config))
         for role in (*ROLES, "trainer") if trainer else ROLES:
             fleet.start(role)
         asyncio.run(_watch(fleet))
+
+
+def without_password(url: str) -> str:
+    """An address as it may be shown.
+
+    >>> without_password("rediss://user:secret@r:6380/2")
+    'rediss://r:6380/2'
+    """
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 async def _watch(fleet: Fleet) -> None:
