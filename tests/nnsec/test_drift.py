@@ -61,7 +61,7 @@ def play(seed: int, *, before: int, ramp: int, shift: float, attacker: float) ->
     watched = drift()
     clients = Evidence(Allowance(weight=5e-6, daily=0.5), capacity=100)
     base = bets = Bets.against(Levels.certified(N))
-    outcome = Outcome()
+    outcome, windows = Outcome(), 0
     for i in range(before + 2 * ramp):
         amount = min(max((i - before) / max(ramp, 1), 0), 1)
         attack = before // 3 < i < before and rng.random() < attacker
@@ -86,8 +86,9 @@ def play(seed: int, *, before: int, ramp: int, shift: float, attacker: float) ->
             outcome.drift_at = outcome.drift_at if outcome.drift_at is not None else i - before
             if not was:
                 clients.clear()
-        raised = watched.raised()
-        bets = base if raised is None else Bets.against(Levels.certified(N), rates=raised)
+        if watched.windows != windows:
+            windows, raised = watched.windows, watched.raised()
+            bets = base if raised is None else Bets.against(Levels.certified(N), rates=raised)
     return outcome
 
 
