@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,8 +33,8 @@ from streams.screen_state import Windows, restore, snapshot
 
 SNAPSHOT_EVERY = 1.0
 """Seconds between two snapshots of a partition that has changed …"""
-SNAPSHOT_SHARE = 0.05
-"""… and more for large ones: writing them takes at most this share of the time."""
+SNAPSHOT_RATE = 50_000
+"""… and more for a large one: bytes a second that its snapshots may write."""
 
 SCREENED = Counter("nnsec_screened_samples", "Training samples screened", ["model", "verdict"])
 SOURCES = Gauge("nnsec_screen_sources", "Sources whose last samples are remembered", ["partition"])
@@ -118,10 +117,11 @@ class ScreenAgent:
         outs, self._heads = self._heads, []
         for number in sorted(self._changed):
             if now >= self._due.get(number, 0.0):
-                began = time.perf_counter()
-                outs += await self._snapshot(number)
-                spent = time.perf_counter() - began
-                self._due[number] = now + max(SNAPSHOT_EVERY, spent / SNAPSHOT_SHARE)
+                parts, head = await self._snapshot(number)
+                size = sum(len(out.value or b"") for out in (*parts, head))
+                self._due[number] = now + max(SNAPSHOT_EVERY, size / SNAPSHOT_RATE)
+                outs += parts or [head]
+                self._heads += [head] if parts else []
         return outs
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
@@ -264,16 +264,13 @@ class ScreenAgent:
 
     # --- snapshots ---
 
-    async def _snapshot(self, number: int) -> list[Out]:
+    async def _snapshot(self, number: int) -> tuple[list[Out], Out]:
         """Write a partition's state; the head of one in several parts waits for the next tick."""
         state, slot = self._states[number], 1 - self._written.get(number, 1)
         parts, head = await asyncio.to_thread(snapshot, number, state, log=self._log, slot=slot)
         self._changed.discard(number)
         self._written[number] = slot
-        if not parts:
-            return [head]
-        self._heads.append(head)
-        return parts
+        return parts, head
 
     async def _read_topic(self, topic: str) -> AsyncIterator[Record]:
         async for record in kafka.read_to_end(self._context.settings, (topic,)):

@@ -17,7 +17,7 @@ from nnsec import transforms
 from nnsec.adapters import kafka
 from nnsec.adapters.declaration import config, declare
 from nnsec.adapters.records import Out, Record
-from nnsec.errors import TransientError
+from nnsec.errors import DigestMismatch, TransientError
 from nnsec.poisoning import ScreenSuite
 from nnsec.settings import Input, Settings, parse
 from nnsec.trust import keys
@@ -29,7 +29,7 @@ from schemas.source import Source
 from schemas.summary import Summary
 from schemas.topics import TOPICS
 from schemas.training import Outcome, decode_outcome, encode_sample
-from streams import screen_outs, screen_state
+from streams import screen, screen_outs, screen_state
 from streams.agent import Context
 from streams.checkpoints import Checkpoints
 from streams.control import Control
@@ -272,6 +272,20 @@ async def test_snapshots_are_written_at_most_once_a_second(
     assert await agent.tick(20.0) == []
 
 
+async def test_a_large_state_is_written_less_often(
+    agent: ScreenAgent, traffic: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that snapshots do not become the most of what is written."""
+    await agent.process(traffic[:2])
+    size = max(len(out.value or b"") for out in await agent.tick(0.0))
+    monkeypatch.setattr(screen, "SNAPSHOT_RATE", size / 10)
+    await agent.process(traffic[2:4])
+    assert await agent.tick(1.0)
+    await agent.process(traffic[4:6])
+    assert await agent.tick(10.0) == []
+    assert len(await agent.tick(30.0)) == 2
+
+
 async def test_what_fails_leaves_no_trace(
     context: Context, traffic: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -508,6 +522,13 @@ def test_the_least_recently_used_source_goes(monkeypatch: pytest.MonkeyPatch) ->
     for one in (state, again):
         one.open(("m", "d"), 4)
         assert [("m", name) in one for name in "acd"] == [False, True, True]
+
+
+@pytest.mark.parametrize("spoiled", [b"", b"[[1]]\n", b"[1]\n", b'[["m", "s", "x"]]\n', b"7\n"])
+def test_what_lists_no_windows_is_refused(spoiled: bytes) -> None:
+    """With an error of ours, whatever it is."""
+    with pytest.raises(DigestMismatch, match="no list of windows"):
+        screen_state.Windows.load(0, spoiled)
 
 
 def test_a_window_of_other_inputs_begins_anew() -> None:

@@ -13,7 +13,7 @@ from nnsec import transforms
 from nnsec.checkpoints.tensors import dump_arrays, load_arrays
 from nnsec.errors import ConfigError, Unsafe
 from nnsec.network import Network
-from nnsec.poisoning import Rated, ScreenSuite, strictness
+from nnsec.poisoning import Rated, ScreenSuite, strictness, trigger
 from nnsec.poisoning.samples import Place
 from nnsec.splits import Splits
 from tests.conftest import MadeCheckpoint
@@ -296,3 +296,20 @@ def test_too_few_calibration_samples_hold_back_nothing_by_score(vectors: Vectors
     rated = send(suite, x, y)
     assert not {"outlier", "label_disagreement"} & set(reasons(rated))
     assert rated.quarantined[1::2].all()
+
+
+def test_a_table_too_large_for_every_label_is_shared(
+    vectors: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many classes the trigger screen counts over all; it still finds what repeats."""
+    monkeypatch.setattr(trigger, "MAX_CELLS", 1000)
+    monkeypatch.setattr(trigger, "MAX_FRESH", 100)
+    network, x, y = vectors
+    suite = ScreenSuite.fit(
+        network, x[:600], y[:600], splits=Splits.stratified(y[:600], seed=0), seed=0, alpha=0.01
+    )
+    assert suite.state()["screen.trigger.counts"].shape == (1, 30, 256)
+    stamped = x[600:][y[600:] != 0][:100].copy()
+    stamped[:, 4] = 3.9
+    assert reasons(send(suite, stamped, np.zeros(100, np.int64)))["trigger"] > 80
+    assert not reasons(send(suite, x[600:], y[600:]))["trigger"]
