@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,13 @@ import typer
 import yaml
 
 from nnsec import settings
+from nnsec.adapters.declaration import declare
+from nnsec.adapters.publisher import publisher
+from nnsec.adapters.records import Out
+from nnsec.adapters.tail import read_to_end
+from tests.conftest import KAFKA_FOLDER
 from workers.cli import app
+from workers.embedded import Broker, free_port
 from workers.fleet import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +114,54 @@ def test_kafka_is_reached_from_inside_and_from_the_host() -> None:
     assert advertised["HOST"] == f"localhost:{host_port}"
     assert (address, f":{container_port}") == ("127.0.0.1", listeners["HOST"])
     assert re.fullmatch(r"apache/kafka:\d+\.\d+\.\d+", kafka["image"])
+
+
+@pytest.fixture
+def host_listener(tmp_path: Path) -> Iterator[str]:
+    """Address of Apache Kafka's listener for the host, configured as the compose file does."""
+    home = Path(os.environ.get("KAFKA_HOME") or KAFKA_FOLDER)
+    if not (home / "kafka").is_file():
+        pytest.skip("Apache Kafka is not here: set KAFKA_HOME")
+    inside, host, controller = free_port(), free_port(), free_port()
+    environ = dict(SERVICES["kafka"]["environment"])
+    for name in ("KAFKA_LOG_DIRS", "KAFKA_HEAP_OPTS"):  # of the image's file system and process
+        del environ[name]
+    environ["KAFKA_ADVERTISED_LISTENERS"] = (
+        environ["KAFKA_ADVERTISED_LISTENERS"]
+        .replace("localhost:9092", f"localhost:{host}").replace("kafka:9092", f"localhost:{inside}")
+    )  # fmt: skip
+    for name, text in environ.items():
+        for old, new in ((":9092", inside), (":29092", host), (":9093", controller)):
+            text = re.sub(rf"{old}\b", f":{new}", text)
+        environ[name] = text
+    properties = [
+        f"{name.removeprefix('KAFKA_').lower().replace('_', '.')}={text}"
+        for name, text in environ.items()
+    ]
+    with (tmp_path / "out").open("wb") as log:
+        process = subprocess.Popen(
+            [str(home / "kafka"), str(tmp_path / "k"), str(inside), str(controller), *properties],
+            stdout=log, stderr=log, env=os.environ | {"KAFKA_HEAP": "256m"},
+        )  # fmt: skip
+    try:
+        probe = Broker(tmp_path, host)
+        probe._process = process
+        probe.wait(60.0)
+        yield f"localhost:{host}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.kafka
+async def test_apache_kafka_takes_the_settings_and_serves_the_host(host_listener: str) -> None:
+    """With the compose file's own settings a client on the host declares, sends and reads."""
+    given = settings.parse({"kafka": {"bootstrap_servers": host_listener}})
+    await declare(given, now=datetime.now(UTC))
+    async with publisher(given) as publish:
+        await publish(Out("inference.inputs", b"x", b"app-7"))
+    found = [record async for record in read_to_end(given, ("inference.inputs",))]
+    assert [(record.key, record.value) for record in found] == [(b"app-7", b"x")]
 
 
 def test_only_remediation_has_a_secret_and_it_is_no_value() -> None:
