@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from small_checkpoint import NOW, VALUES, Files, MakeFiles
-from torch import Tensor
 
-from nnsec.adapters.registry import SIGNATURE, Registry
-from nnsec.checkpoints import Created, create, signing, tensors
+from nnsec.adapters.registry import SIGNATURE
+from nnsec.checkpoints import signing, tensors
 from nnsec.checkpoints.manifest import DETECTORS, GOLDEN, MANIFEST, SCREENS, WEIGHTS, Manifest
 from nnsec.settings import ModelTable
 from nnsec.trust import keys
 from nnsec.trust.keys import PrivateKey
+from tests.nnsec.checkpoints.small_checkpoint import VALUES, VECTOR_SPEC, Files, MakeFiles, Vectors
 from tests.own_model.acme import data, networks
 
 
@@ -49,30 +46,6 @@ def files(key: PrivateKey) -> MakeFiles:
         return kept
 
     return make
-
-
-@dataclass(frozen=True, slots=True)
-class Vectors:
-    """A small network on vectors, trained in a tenth of a second, and clean data for it."""
-
-    spec: ModelTable
-    weights: Mapping[str, Tensor]
-    x: NDArray[np.float32]
-    y: NDArray[np.int64]
-    fresh: NDArray[np.float32]
-    key: PrivateKey
-
-    def create(self, registry: Registry, **changes: Any) -> Created:
-        """Make a checkpoint of the model ``v``."""
-        given = {"model": "v", "spec": self.spec, "weights": self.weights, "x": self.x,
-                 "y": self.y, "key": self.key, "now": NOW}  # fmt: skip
-        return create(registry, **(given | changes))
-
-
-VECTOR_SPEC = {
-    "architecture": "tests.own_model.acme.networks:two_layers", "device": "cpu", "alpha": 0.02,
-    "input": {"shape": [30], "dtype": "float32", "range": [-8, 8]},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

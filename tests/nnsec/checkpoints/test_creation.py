@@ -10,9 +10,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from conftest import VECTOR_SPEC, Vectors
 from safetensors.torch import save, save_file
-from small_checkpoint import NOW
 
 from nnsec.adapters.registry import Registry
 from nnsec.checkpoints import Metrics, Parent, gather, load
@@ -22,6 +20,7 @@ from nnsec.errors import ConfigError, Unsafe
 from nnsec.settings import ModelTable
 from nnsec.splits import Splits
 from nnsec.suite import Scored
+from tests.nnsec.checkpoints.small_checkpoint import NOW, VECTOR_SPEC, Vectors
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Vectors
 
 from nnsec.adapters.registry import Registry
 from nnsec.checkpoints import Checkpoint, golden
 from nnsec.checkpoints.golden import Agreement, Golden
 from nnsec.errors import Unsafe
+from tests.nnsec.checkpoints.small_checkpoint import Vectors
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import VECTOR_SPEC, Vectors
-from small_checkpoint import NOW
 from torch import Tensor
 
 from nnsec.adapters.registry import Registry
@@ -28,6 +26,7 @@ from nnsec.errors import (
 )
 from nnsec.settings import ModelTable
 from nnsec.trust import keys
+from tests.nnsec.checkpoints.small_checkpoint import NOW, VECTOR_SPEC, Vectors
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_checkpoint import Files, MakeFiles
 
 from nnsec.adapters.registry import SIGNATURE
 from nnsec.checkpoints import signing
 from nnsec.errors import BadSignature, DigestMismatch, Unsafe
 from nnsec.trust import dsse, keys
 from nnsec.trust.keys import PrivateKey
+from tests.nnsec.checkpoints.small_checkpoint import Files, MakeFiles
 
 COMMAND = Path(sys.executable).with_name("model_signing")
 KEY, STRANGER = keys.generate(), keys.generate()

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
-from small_checkpoint import MODEL, NOW, VERSION, Files, MakeFiles
 
 from nnsec.adapters.registry import SIGNATURE, Registry
 from nnsec.checkpoints import signing, tensors, verification
@@ -29,6 +28,7 @@ from nnsec.errors import (
 )
 from nnsec.trust import keys
 from nnsec.trust.keys import PrivateKey
+from tests.nnsec.checkpoints.small_checkpoint import MODEL, NOW, VERSION, Files, MakeFiles
 
 
 @pytest.fixture(autouse=True)
