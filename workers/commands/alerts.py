@@ -69,6 +69,8 @@ async def _show(
 ) -> None:
     console, notes = Console(), Console(stderr=True)
     shown = 0
+    if notes.is_terminal and not as_json:
+        notes.print("following alerts; Ctrl-C ends it", style="dim")
     async with contextlib.aclosing(follow(settings, beginning=beginning)) as values:
         async for value in values:
             try:
