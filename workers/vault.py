@@ -127,3 +127,8 @@ class RegistryVault:
 def warm() -> None:
     """Import what takes long, so that the first rollback need not; call it in a thread."""
     import nnsec.checkpoints  # noqa: F401 - loading it is the point
+    from nnsec import detectors
+    from nnsec.poisoning import discovery
+
+    detectors.found()
+    discovery.found()

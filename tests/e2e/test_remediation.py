@@ -83,6 +83,8 @@ async def run(here: Field, publish: kafka.Publisher) -> None:
             held[str(status.worker)] = status.partitions.get("inference.inputs", ())
     assert {p for partitions in held.values() for p in partitions} == {0, 1, 2, 3}
 
+    await here.ready("stream", third)
+
     async def resolved() -> bool:
         return (await states(here))[-1] == "resolved"
 
