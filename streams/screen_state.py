@@ -19,7 +19,7 @@ from nnsec.adapters.records import Out
 from nnsec.errors import DigestMismatch
 from nnsec.poisoning import SourceWindow
 
-SOURCES = 512
+SOURCES = 256
 """Windows in a partition; when there are more, the least recently used one goes."""
 PART_BYTES = 900_000
 """Bytes of a snapshot in one record, under what every broker takes."""
