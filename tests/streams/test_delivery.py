@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 
 from nnsec.adapters import kafka
+from nnsec.adapters.publisher import MAX_REQUEST
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings
@@ -36,6 +37,7 @@ class Echo:
     held: list[frozenset[tuple[str, int]]] = field(default_factory=list)
     begin: Mapping[tuple[str, int], int] | None = None
     ticks: list[Out] = field(default_factory=list)
+    refusals: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -43,6 +45,8 @@ class Echo:
     async def assigned(
         self, partitions: frozenset[tuple[str, int]]
     ) -> Mapping[tuple[str, int], int] | None:
+        if self.refusals:
+            raise self.refusals.pop()
         self.held.append(partitions)
         return self.begin
 
@@ -53,6 +57,8 @@ class Echo:
         return [Out("scores", record.value, record.key) for record in records]
 
     async def tick(self, now: float) -> Sequence[Out]:
+        if self.refusals:
+            raise self.refusals.pop()
         outs, self.ticks = self.ticks, []
         return outs
 
@@ -287,6 +293,38 @@ async def test_ticks_are_published(quick: Settings) -> None:
     agent = Echo(ticks=[Out("scores", b"tick")])
     async with member(quick, agent):
         assert await echoed(quick, 1) == [b"tick"]
+
+
+async def test_what_fails_before_the_first_batch_is_tried_again(
+    quick: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """State that cannot be rebuilt yet, or a tick that raises, lets nothing be read or lost."""
+    agent = Echo(refusals=[RuntimeError("odd"), TransientError("the registry is away")])
+    async with member(quick, agent):
+        assert "echo: assigned waits and tries again: the registry is away" in caplog.text
+        agent.refusals.append(RuntimeError("in a tick"))
+        sent = await send(quick, numbers(4))
+        assert sorted(await echoed(quick, 4)) == sorted(sent)
+        await until(lambda: not agent.refusals)
+
+
+async def test_an_output_that_its_topic_never_takes_buries_its_record(quick: Settings) -> None:
+    """Otherwise it would stand in the way for ever."""
+    agent = Echo()
+    process = agent.process
+
+    async def swell(records: Sequence[Record]) -> Sequence[Out]:
+        outs = await process(records)
+        large = bytes(MAX_REQUEST + 1)
+        return [o if o.value != b"v1" else Out("scores", large) for o in outs]
+
+    agent.process = swell  # type: ignore[method-assign]
+    async with member(quick, agent):
+        await send(quick, numbers(3))
+        (letter,) = await until_letters(quick, 1)
+        assert (letter.value, letter.error_class, letter.attempts) == (b"v1", "TooLarge", 3)
+        assert set(await echoed(quick, 2)) == {b"v0", b"v2"}
+    assert await lag(quick) == 0
 
 
 async def test_there_is_no_such_role(quick: Settings) -> None:
