@@ -160,25 +160,17 @@ def create(
     screens = ScreenSuite.fit(network, data.x, data.y, splits=parts, seed=seed, alpha=spec.alpha)
     told(STEPS[3])
     held = np.random.default_rng(seed).permutation(np.concatenate([parts.calibrate, parts.test]))
-    calibrated = suite.score(data.x[parts.calibrate])
     manifest = Manifest(
+        **_made_of(spec, suite, data),
         model=model,
         version=version if version is not None else registry.next_version(model),
         parent=parent,
-        architecture=spec.architecture,
-        input=InputSpec(shape=spec.input.shape, dtype=spec.input.dtype, range=spec.input.range),
-        features=spec.features,
-        classes=spec.classes or tuple(map(str, range(network.classes))),
         learned=provenance.learned if provenance else (),
         rows=provenance.rows if provenance else 0,
         rows_root=(provenance or Provenance()).root,
-        reference_rows=len(data.x),
-        reference_digest=data.digest(),
         reference_learned=reference_provenance.learned if reference_provenance else (),
-        detectors=suite.names,
-        calibration=calibration_figures(suite),
         metrics=metrics or measure(network, data.x[held], data.y[held], seed=seed),
-        drift=drift_reference(calibrated, network.classes),
+        drift=drift_reference(suite.score(data.x[parts.calibrate]), network.classes),
         seed=seed,
         created=now,
         expires=expires,
@@ -228,6 +220,20 @@ def publish(
         )
     location = registry.upload(manifest.model, manifest.version, whole)
     return Created(manifest, verified.digest, location, checkpoint)
+
+
+def _made_of(spec: ModelTable, suite: Suite, data: reference.Reference) -> dict[str, Any]:
+    """What the configuration, the suite and the clean data give to a manifest."""
+    return {
+        "architecture": spec.architecture,
+        "input": InputSpec(shape=spec.input.shape, dtype=spec.input.dtype, range=spec.input.range),
+        "features": spec.features,
+        "classes": spec.classes or tuple(map(str, range(suite.network.classes))),
+        "reference_rows": len(data.x),
+        "reference_digest": data.digest(),
+        "detectors": suite.names,
+        "calibration": calibration_figures(suite),
+    }
 
 
 def _weights(weights: bytes | Path | Mapping[str, Tensor]) -> bytes:

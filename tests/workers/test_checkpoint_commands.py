@@ -21,11 +21,13 @@ import pytest
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out, Record
+from nnsec.errors import ConfigError
 from nnsec.settings import Settings
 from nnsec.trust import commands, keys, statements
 from schemas.revocation import Revocation
 from tests.conftest import MadeCheckpoint
 from workers import cli
+from workers.releases import release
 
 NOWHERE = "127.0.0.1:1"
 
@@ -135,6 +137,7 @@ def test_create_says_what_can_be_promised(run: Run, checkpoint: MadeCheckpoint) 
     for words in ("digits/2", "clean inputs flagged", "smallest p-value", "attacks found",
                   "only clients", "PGD", "not released"):  # fmt: skip
         assert words in found.out
+    assert "guessing" not in found.out
     said = run("checkpoint", "create", *arguments, "--version", "7", "--json").json
     assert (said["model"], said["version"], said["epoch"]) == ("digits", 7, None)
     assert said["smallest_p"] == pytest.approx(1 / (said["n"] + 1))
@@ -142,6 +145,17 @@ def test_create_says_what_can_be_promised(run: Run, checkpoint: MadeCheckpoint) 
     assert 0 < said["smallest_attack_share"] < 1
     assert said["robust_accuracy"] < said["clean_accuracy"] > 0.8
     assert said["digest"] in {row["digest"] for row in run("checkpoint", "verify", "--json").json}
+
+
+def test_a_model_that_guesses_is_pointed_out(run: Run, checkpoint: MadeCheckpoint) -> None:
+    """The frequent mistake of another scaling shows in the accuracy, and is said."""
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: tensor * 0 for name, tensor in load_file(checkpoint.weights).items()}
+    save_file(weights, "zeros")
+    arguments = ("--reference", checkpoint.reference, "--key", checkpoint.release_key)
+    guessed = run("checkpoint", "create", "--weights", "zeros", *arguments)
+    assert (guessed.status, "about what guessing gives" in guessed.out) == (0, True), guessed.err
 
 
 def test_create_refuses_what_nobody_would_load(run: Run, checkpoint: MadeCheckpoint) -> None:
@@ -217,6 +231,16 @@ def test_releases_are_epochs_one_and_two(
     third = run("checkpoint", "release", "--key", checkpoint.release_key, "--version", "1",
                 "--json")  # fmt: skip
     assert third.json["epoch"] == 3
+
+
+async def test_a_statement_that_nobody_would_believe_is_not_signed(
+    settings: Settings, checkpoint: MadeCheckpoint
+) -> None:
+    """Without the key in [trust], the topic is not even looked at."""
+    with pytest.raises(ConfigError, match=r"not among the 0 .* release_keys"):
+        await release(settings, model="digits", version=1, digest=checkpoint.digest,
+                      key=keys.load_private(checkpoint.release_key), reason="test",
+                      now=datetime.now(UTC))  # fmt: skip
 
 
 def test_what_does_not_verify_is_not_released(

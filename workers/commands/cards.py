@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,11 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # what builds networks takes seconds to import
     from nnsec.checkpoints import Created, Manifest
+
+GUESSING = (
+    "that is about what guessing gives: do the labels fit, and does the network expect values in "
+    "[0, 1], as it is given them?"
+)
 
 
 def said(made: Created) -> dict[str, Any]:
@@ -36,6 +42,9 @@ def card(made: Created, epoch: int | None) -> Table:
     for name, value in promises(manifest):
         table.add_row(name, value)
     table.add_row("accuracy", f"{metrics.clean_accuracy:.1%} of {metrics.n} held-out inputs")
+    chance = 1 / len(manifest.classes)
+    if metrics.clean_accuracy <= chance + 3 * math.sqrt(chance / max(metrics.n, 1)):
+        table.add_row("[yellow]mind", f"[yellow]{GUESSING}")
     if metrics.robust_accuracy is not None:
         how = f"PGD, L∞ {metrics.epsilon:g} of the range, {metrics.steps} steps"
         table.add_row("under attack", f"{metrics.robust_accuracy:.1%} ({how})")
