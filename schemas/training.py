@@ -1,20 +1,16 @@
-"""Training samples: decoded strictly, encoded for producers, and what the screen made of them."""
+"""Training samples: decoded strictly, and encoded for producers."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import Any, Literal
-from uuid import UUID, uuid4, uuid5
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas import headers as record_headers
 from schemas import tensors
-from schemas.base import parse_time
 from schemas.errors import SchemaError
 from schemas.headers import Headers, Written
 from schemas.inference import (
@@ -31,10 +27,7 @@ TOPIC = "training.samples"
 LABEL = "label"
 MAX_LABEL = 65_535
 """The largest label that a summary's row can hold."""
-MAX_BYTES = 64 * 1024 * 1024
-MAX_DEPTH = 8
 
-Verdict = Literal["accepted", "quarantined"]
 Encoding = Literal["json", "binary"]
 
 
@@ -69,54 +62,6 @@ class Sample:
         """Some of the rows."""
         index = np.asarray(rows, np.int64)
         return replace(self, x=self.x[index], labels=self.labels[index])
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """Why a row is suspicious: what a screen measured, and the largest that passes."""
-
-    value: float
-    threshold: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """What became of some rows of one record of ``training.samples``.
-
-    A record leads to at most one on ``training.accepted`` and one on ``training.quarantine``.
-
-    Parameters
-    ----------
-    log, partition, offset, rows:
-        Where the samples lie in ``training.samples``; row numbers ascend.
-    sample:
-        Only those rows.
-    reasons:
-        For each row the names of the screens that found it suspicious; an accepted row may have
-        some that are only told.
-    figures:
-        For each row the figure of each of its reasons; empty if they were left out for size.
-    version:
-        The checkpoint that screened them.
-    time:
-        The timestamp of the record.
-    """
-
-    log: UUID
-    partition: int
-    offset: int
-    rows: tuple[int, ...]
-    sample: Sample
-    verdict: Verdict
-    reasons: tuple[tuple[str, ...], ...]
-    version: str
-    time: datetime
-    figures: tuple[Mapping[str, Figure], ...] = field(default=())
-
-    @property
-    def id(self) -> UUID:
-        """The same whenever the record is screened again."""
-        return uuid5(self.log, f"{TOPIC}/{self.partition}/{self.offset}/{self.verdict}")
 
 
 def decode_sample(
@@ -216,131 +161,3 @@ def encode_sample(
     fields = {"id": id or str(uuid4()), "model_name": model}
     arrays = {"input": np.asarray(x), LABEL: np.asarray(y, np.int64)}
     return tensors.write(fields, {"source": source}, arrays, encoding)
-
-
-def encode_outcome(outcome: Outcome) -> tuple[bytes, Written]:
-    """Write an outcome; its key is the source.
-
-    The value is in the binary encoding. Beside the samples it holds, where there are reasons, a
-    tensor ``reasons`` (UINT8 [rows, reasons], 1 where the reason named in ``parameters.reasons``
-    was found) and ``figures`` and ``thresholds`` (FP32, alike). Positions are in the headers, and
-    the reasons of a quarantined record, so that a reader need not open it.
-    """
-    sample = outcome.sample
-    names = list(dict.fromkeys(name for row in outcome.reasons for name in row))
-    arrays: dict[str, NDArray[Any]] = {"input": sample.x, LABEL: sample.labels}
-    parameters: dict[str, Any] = {"source": sample.source}
-    if names:
-        parameters["reasons"] = ",".join(names)
-        arrays["reasons"] = np.array([[n in row for n in names] for row in outcome.reasons], "u1")
-    if names and outcome.figures:
-        found = [[row.get(n, Figure(0, 0)) for n in names] for row in outcome.figures]
-        arrays["figures"] = np.array([[f.value for f in row] for row in found], "f4")
-        arrays["thresholds"] = np.array([[f.threshold for f in row] for row in found], "f4")
-    fields = {
-        "id": sample.id, "model_name": sample.model, "model_version": outcome.version,
-    }  # fmt: skip
-    value, encoded = tensors.write(fields, parameters, arrays, "binary")
-    known = dict(encoded)
-    event = record_headers.event_headers(
-        "sample", id=str(outcome.id), source_role="screen", time=outcome.time,
-        content_type=known.pop("content-type").decode(),
-    )  # fmt: skip
-    own = {
-        "nnsec-log": str(outcome.log), "nnsec-partition": str(outcome.partition),
-        "nnsec-offset": str(outcome.offset), "nnsec-rows": ",".join(map(str, outcome.rows)),
-    }  # fmt: skip
-    if outcome.verdict == "quarantined":
-        own["nnsec-reasons"] = ",".join(names)
-    written = tuple((name, text.encode()) for name, text in own.items())
-    return value, (*event, *known.items(), *written, *sample.trace)
-
-
-def decode_outcome(value: bytes | None, headers: Headers) -> Outcome:
-    """Read an outcome; what was released from quarantine reads as accepted.
-
-    Raises
-    ------
-    SchemaError
-        Naming the field or header that is missing or wrong.
-    """
-    known = {name.lower(): (content or b"").decode("utf-8", "replace") for name, content in headers}
-    body = tensors.split(
-        value, known.get("content-type", ""), known.get("inference-header-content-length"),
-        size=MAX_BYTES, depth=MAX_DEPTH,
-    )  # fmt: skip
-    arrays = {name: entry[2] for name, entry in tensors.read(body, max_rows=MAX_BYTES).items()}
-    rows = tuple(
-        _number(known, "nnsec-rows", part) for part in known.get("nnsec-rows", "").split(",")
-    )
-    sample = _read_sample(body.fields, arrays, len(rows), known)
-    parameters = body.fields["parameters"]
-    named = str(parameters.get("reasons", ""))
-    names = tuple(named.split(",")) if named else ()
-    reasons, figures = _read_reasons(names, arrays, len(rows))
-    try:
-        log = UUID(known.get("nnsec-log", ""))
-    except ValueError as error:
-        raise SchemaError("no UUID", field="nnsec-log") from error
-    return Outcome(
-        log=log,
-        partition=_number(known, "nnsec-partition"),
-        offset=_number(known, "nnsec-offset"),
-        rows=rows,
-        sample=sample,
-        verdict="quarantined" if "nnsec-reasons" in known else "accepted",
-        reasons=reasons,
-        version=identity(body.fields.get("model_version"), None, "model_version"),
-        time=parse_time(known.get("ce_time", ""), field="ce_time").astimezone(UTC),
-        figures=figures,
-    )
-
-
-def _number(known: Mapping[str, str], name: str, text: str | None = None) -> int:
-    found = known.get(name, "") if text is None else text
-    if not re.fullmatch(r"[0-9]{1,19}", found):
-        raise SchemaError(f"{found[:40]!r} is no decimal number", field=name)
-    return int(found)
-
-
-def _read_sample(
-    fields: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], rows: int,
-    known: Mapping[str, str],
-) -> Sample:  # fmt: skip
-    parameters = fields.get("parameters")
-    if not isinstance(parameters, dict):
-        raise SchemaError("parameters are a JSON object", field="parameters")
-    x, labels = arrays.get("input"), arrays.get(LABEL)
-    if x is None or labels is None or len(x) != rows or labels.shape != (rows,):
-        raise SchemaError("an outcome has one input and one label for each row", field="inputs")
-    if labels.dtype != np.int64:
-        raise SchemaError("labels are INT64", field="inputs")
-    return Sample(
-        model=identity(fields.get("model_name"), None, "model_name"),
-        id=identity(fields.get("id"), None),
-        source=identity(parameters.get("source"), None, "parameters.source"),
-        x=x,
-        labels=labels,
-        encoding="binary",
-        trace=tuple((n, known[n].encode()) for n in record_headers.TRACE if n in known),
-    )
-
-
-def _read_reasons(
-    names: tuple[str, ...], arrays: Mapping[str, NDArray[Any]], rows: int
-) -> tuple[tuple[tuple[str, ...], ...], tuple[dict[str, Figure], ...]]:
-    shape = (rows, len(names))
-    tables = [arrays.get(name) for name in ("reasons", "figures", "thresholds")]
-    if any(table is not None and table.shape != shape for table in tables):
-        raise SchemaError(f"figures of reasons are {list(shape)}", field="inputs")
-    bits, values, bounds = tables
-    if bits is None:
-        return ((),) * rows, ()
-    reasons = tuple(tuple(n for n, bit in zip(names, row, strict=True) if bit) for row in bits)
-    if values is None or bounds is None:
-        return reasons, ()
-    figures = tuple(
-        {n: Figure(float(values[i, names.index(n)]), float(bounds[i, names.index(n)])) for n in row}
-        for i, row in enumerate(reasons)
-    )
-    return reasons, figures

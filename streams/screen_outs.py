@@ -16,8 +16,9 @@ from nnsec.poisoning import Pattern, Rated
 from schemas.base import from_millis
 from schemas.errors import SchemaError
 from schemas.headers import event_headers
+from schemas.outcome import Figure, Outcome, Verdict, encode_outcome
 from schemas.summary import SAMPLE_ROW, Summary
-from schemas.training import TOPIC, Figure, Outcome, Sample, Verdict, encode_outcome
+from schemas.training import TOPIC, Sample
 
 SOURCE_QUARANTINED = "source_quarantined"
 SUMMARY_ROWS = 8192

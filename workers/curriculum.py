@@ -23,9 +23,9 @@ from nnsec.settings import ModelTable
 from nnsec.trust.commands import open_command
 from nnsec.trust.keys import PublicKey
 from schemas.base import from_millis
+from schemas.outcome import Outcome, decode_outcome
 from schemas.revocation import Revocation
 from schemas.source import Source
-from schemas.training import Outcome, decode_outcome
 
 TOPICS = ("training.accepted", "training.revocations", "sources", "commands")
 

@@ -25,10 +25,11 @@ from nnsec.trust.statements import sign_statement
 from schemas.base import to_millis
 from schemas.dead_letter import decode_dead_letter
 from schemas.model_statement import ModelStatement
+from schemas.outcome import Outcome, decode_outcome
 from schemas.source import Source
 from schemas.summary import Summary
 from schemas.topics import TOPICS
-from schemas.training import Outcome, decode_outcome, encode_sample
+from schemas.training import encode_sample
 from streams import screen, screen_outs, screen_state
 from streams.agent import Context
 from streams.checkpoints import Checkpoints

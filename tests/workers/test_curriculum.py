@@ -17,9 +17,10 @@ from nnsec.settings import ModelTable
 from nnsec.trust import keys
 from nnsec.trust.commands import sign_command
 from schemas.base import to_millis
+from schemas.outcome import Outcome, encode_outcome
 from schemas.revocation import Revocation
 from schemas.source import Source
-from schemas.training import Outcome, Sample, encode_outcome
+from schemas.training import Sample
 from tests.conftest import SPEC
 from tests.workers.stage import T0, command
 from workers.curriculum import Known, Told, lineage

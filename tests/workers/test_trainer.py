@@ -18,9 +18,10 @@ from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings, parse
 from nnsec.trust import keys
 from nnsec.trust.commands import open_command
+from schemas.outcome import Outcome, encode_outcome
 from schemas.revocation import Revocation
 from schemas.source import Source
-from schemas.training import Outcome, Sample, encode_outcome
+from schemas.training import Sample
 from tests.conftest import MadeCheckpoint
 from tests.workers.field import Field
 from workers.trainer import CALM, Stopped, Trainer

@@ -15,10 +15,10 @@ from schemas.alert import Alert
 from schemas.dead_letter import decode_dead_letter
 from schemas.incident import Incident
 from schemas.model_statement import ModelStatement
+from schemas.outcome import decode_outcome
 from schemas.revocation import Revocation
 from schemas.score import decode_score
 from schemas.source import Source
-from schemas.training import decode_outcome
 
 INPUTS, SAMPLES = "inference.inputs", "training.samples"
 TOPICS = (
