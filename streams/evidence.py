@@ -9,11 +9,9 @@ or below the highest position applied, and change nothing.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from prometheus_client import Counter, Gauge
 
@@ -23,15 +21,15 @@ from nnsec.drift import Reference
 from nnsec.errors import NNSecError, TransientError
 from nnsec.watch import Watch
 from schemas.alert import Alert
-from schemas.base import Model
 from schemas.headers import event_headers
 from schemas.summary import Summary
+from streams import snapshots
 from streams.agent import Context
 
 SNAPSHOT_EVERY = 1.0
 """Seconds between two snapshots of a partition that has changed."""
-SNAPSHOT_BYTES = 900_000
-"""Larger ones are not written; the summaries are then read again from the last one that was."""
+SECONDS_PER_BYTE = 1e-5
+"""A large state is written less often: at most 100 kB a second."""
 SAY_EVERY_MS = 60_000
 REFERENCES = 64
 """Calibrations remembered; a version of a model never changes."""
@@ -47,14 +45,6 @@ CONCENTRATED = Gauge(
 
 logger = logging.getLogger(__name__)
 Reader = Callable[[str, Mapping[int, int] | None], AsyncIterator[Record]]
-
-
-class Snapshot(Model):
-    """The state of one partition of `summaries`; each model's part is behind its digest."""
-
-    log: UUID
-    offset: int
-    models: dict[str, str]
 
 
 class EvidenceAgent:
@@ -79,6 +69,8 @@ class EvidenceAgent:
         self._offsets: dict[int, int] = {}
         self._held: frozenset[int] = frozenset()
         self._changed: dict[int, float] = {}
+        self._generations: dict[int, int] = {}
+        self._pauses: dict[int, float] = {}
         self._references: dict[tuple[str, str], Reference] = {}
         self._handed: Sequence[Out] = ()
         self._pending: list[Out] = []
@@ -144,9 +136,12 @@ class EvidenceAgent:
         for partition, since in list(self._changed.items()):
             if since == 0.0:
                 self._changed[partition] = now
-            elif now - since >= SNAPSHOT_EVERY:
+            elif now - since >= self._pauses.get(partition, SNAPSHOT_EVERY):
                 del self._changed[partition]
-                outs += await self._snapshot(partition)
+                written = await self._snapshot(partition)
+                size = sum(len(out.value or b"") for out in written)
+                self._pauses[partition] = max(SNAPSHOT_EVERY, size * SECONDS_PER_BYTE)
+                outs += written
         return outs
 
     async def _reference(self, summary: Summary) -> Reference | None:
@@ -200,40 +195,34 @@ class EvidenceAgent:
     async def _snapshot(self, partition: int) -> list[Out]:
         # In a thread, as it costs some 10 ms; nothing else changes the state meanwhile.
         models = {
-            model: base64.b64encode(await asyncio.to_thread(watch.snapshot)).decode()
+            model: await asyncio.to_thread(watch.snapshot)
             for (number, model), watch in self._watches.items()
             if number == partition
         }
+        turn = (self._generations.get(partition, 0) + 1) % snapshots.GENERATIONS
+        self._generations[partition] = turn
         log = self._context.logs["summaries"]
-        state = Snapshot(log=log, offset=self._offsets[partition], models=models)
-        value = state.model_dump_json().encode()
-        if len(value) > SNAPSHOT_BYTES:
-            logger.warning("the state of summaries/%d is too large for a snapshot", partition)
-            return []
-        return [Out("state", value, f"evidence/{partition}".encode())]
+        found = snapshots.Snapshot(log, self._offsets[partition], turn, models)
+        return snapshots.write(self.role, partition, found)
 
     async def _restore(self, partitions: frozenset[int]) -> None:
         """Take up the newest snapshot of each partition; one that is damaged is not used."""
-        newest: dict[int, bytes] = {}
-        names = {f"evidence/{number}".encode(): number for number in partitions}
-        async for record in self._read("state", None):
-            if record.key in names and record.value is not None:
-                newest[names[record.key]] = record.value
-        for partition, value in newest.items():
+        records = [record async for record in self._read("state", None)]
+        log = self._context.logs["summaries"]
+        found = snapshots.newest(self.role, partitions, records, log)
+        for partition, snapshot in found.items():
+            watches = {}
             try:
-                state = Snapshot.model_validate_json(value)
-                if state.log != self._context.logs["summaries"]:
-                    continue  # of a topic that was made anew
-                watches = {}
-                for model, raw in state.models.items():
+                for model, raw in snapshot.models.items():
                     watch = Watch(model, self._context.settings.budget)
-                    watch.restore(base64.b64decode(raw))
+                    watch.restore(raw)
                     watches[partition, model] = watch
-            except (NNSecError, ValueError) as error:
+            except (NNSecError, ValueError, KeyError) as error:
                 logger.warning("the snapshot of summaries/%d is not used: %s", partition, error)
                 continue
             self._watches |= watches
-            self._offsets[partition] = state.offset
+            self._offsets[partition] = snapshot.offset
+            self._generations[partition] = snapshot.generation
 
     async def _read_topic(
         self, topic: str, start: Mapping[int, int] | None

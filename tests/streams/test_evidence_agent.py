@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from schemas.base import from_millis
 from schemas.summary import INPUT_ROW, Summary
 from schemas.topics import TOPICS
 from streams import evidence as module
+from streams import snapshots
 from streams.agent import Context
 from streams.evidence import EvidenceAgent
 
@@ -215,41 +214,63 @@ async def test_snapshots_come_at_most_once_a_second(world: World) -> None:
     assert await agent.tick(10.0) == []
     assert await agent.tick(10.5) == []
     (out,) = await agent.tick(11.0)
-    assert (out.topic, out.key) == ("state", b"evidence/0")
+    assert (out.topic, out.key) == ("state", b"evidence/0/1/0")
     assert await agent.tick(20.0) == []
 
 
-async def test_too_large_a_state_is_not_written(
+async def test_a_large_state_is_written_in_parts_and_less_often(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The summaries are then read again from the last snapshot that was."""
-    monkeypatch.setattr(module, "SNAPSHOT_BYTES", 10)
+    """Two generations take turns, so that one that is torn leaves the other whole."""
+    monkeypatch.setattr(snapshots, "PART_BYTES", 500)
+    monkeypatch.setattr(module, "SECONDS_PER_BYTE", 0.002)
     agent = await world.started()
-    await agent.process([world.summary([0], first=0)])
-    await agent.tick(10.0)
-    assert await agent.tick(11.0) == []
+    for i in range(2):
+        await agent.process([world.summary([0], first=i)])
+        await agent.tick(100.0 + 100.0 * i)
+        world.write(await agent.tick(120.0 + 100.0 * i))
+    records = world.topics["state"]
+    keys = [(record.key or b"").decode() for record in records]
+    count = len(keys) // 2
+    assert count > 2
+    assert keys == [f"evidence/0/{turn}/{n}" for turn in (1, 0) for n in range(count)]
+    await agent.process([world.summary([0], first=2)])
+    await agent.tick(300.0)
+    assert await agent.tick(301.0) == []
+    again = await world.started()
+    assert again._offsets == {0: 2}
+    world.topics["summaries"] = world.topics["summaries"][:2]
+    world.topics["state"] = records[:-1]
+    again = await world.started()
+    assert again._offsets == {0: 1}
+    assert again._generations == {0: 1}
+    world.topics["state"] = records
+    assert (await world.started())._generations == {0: 0}
 
 
-@pytest.mark.parametrize("how", ["json", "digest", "field", "log"])
+@pytest.mark.parametrize("how", ["value", "inside", "header", "missing", "log"])
 async def test_a_damaged_or_foreign_snapshot_is_not_used(world: World, how: str) -> None:
     """What it held is rebuilt from the summaries instead."""
     agent = await world.started()
     records = attack(world)
     alerts = world.write(await agent.process(records))
     await agent.tick(10.0)
-    world.write(await agent.tick(11.0))
-    (record,) = world.topics["state"]
-    state: dict[str, Any] = json.loads(record.value or b"")
-    raw = bytearray(base64.b64decode(state["models"]["digits"]))
-    raw[200] ^= 1
-    state |= {
-        "json": {}, "digest": {"models": {"digits": base64.b64encode(raw).decode()}},
-        "field": {"models": 1}, "log": {"log": str(uuid.UUID(int=0)), "offset": 10**6},
-    }[how]  # fmt: skip
-    value = b"{" if how == "json" else json.dumps(state).encode()
-    world.topics["state"] = [Record("state", 0, 0, 0, record.key, value)]
+    (out,) = await agent.tick(11.0)
+    whole = snapshots.Snapshot(LOGS["summaries"], 10**6, 0, {"digits": b"no state"})
+    if how == "inside":
+        (out,) = snapshots.write("evidence", 0, whole)
+    elif how == "log":
+        foreign = snapshots.Snapshot(uuid.UUID(int=0), 10**6, 0, {})
+        (out,) = snapshots.write("evidence", 0, foreign)
+    headers = {
+        "header": (*out.headers[:1], ("nnsec-snapshot-offset", b"many"), *out.headers[2:]),
+        "missing": (),
+    }.get(how, out.headers)
+    value = (out.value or b"")[:-1] + b"?" if how == "value" else out.value
+    world.topics["state"] = [Record("state", 0, 0, 0, out.key, value, headers)]
     again = await world.started()
     assert again._offsets == {0: len(records) - 1}
+    assert again._generations == {}
     assert again._watches[0, "digits"].snapshot() == agent._watches[0, "digits"].snapshot()
     assert alerts
     assert await again.tick(1.0) == []
