@@ -30,7 +30,7 @@ LATER_SAMPLE_RATE = 4.0
 LOUD_RATE = 25.0
 LOUD_AFTER_VERDICT = 5
 """Loud samples that still come when the source is quarantined: they must not get in."""
-RAMP_SECONDS = 16.0
+RAMP_SECONDS = 32.0
 """In which the drift grows to its full size."""
 PATIENCE = 40.0
 """Seconds that a step waits for what the monitor must do."""
