@@ -34,6 +34,7 @@ BROKER_MAX_MESSAGE = 1_048_588
 ROOM = 256 * 1024
 ROOMY = ("dead-letters", "training.accepted", "training.quarantine")
 """Topics that hold what users sent, and `ROOM` beside for what was found in it."""
+SEGMENT_BYTES, SEGMENT_MS = 64 * 1024 * 1024, 10 * 60 * 1000
 _PATIENCE = 5.0
 """Seconds in which whoever created a topic should have written its identity."""
 
@@ -52,10 +53,16 @@ def config(settings: Settings, topic: Topic) -> dict[str, str]:
     """Which broker settings a topic is declared with.
 
     >>> config(Settings(), TOPICS["meta"])
-    {'cleanup.policy': 'compact'}
+    {'cleanup.policy': 'compact', 'segment.bytes': '67108864', 'segment.ms': '600000'}
     """
     if topic.compact:
-        found = {"cleanup.policy": "compact"}
+        # The open segment is never compacted, and every start reads these topics from the
+        # beginning: Kafka's default of 1 GiB and a week would keep all of it.
+        found = {
+            "cleanup.policy": "compact",
+            "segment.bytes": str(SEGMENT_BYTES),
+            "segment.ms": str(SEGMENT_MS),
+        }
     else:
         found = {"cleanup.policy": "delete", "retention.ms": str(topic.retention_ms)}
         if topic.retention_ms == UNLIMITED:
