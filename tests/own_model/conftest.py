@@ -78,27 +78,39 @@ class Own:
         return x, (before == self.labels) & (after != self.labels)
 
 
-def _make(name: str, folder: Path, key: PrivateKey) -> Own:
-    table, (rows, epochs) = TABLES[name], TRAINED[name]
-    low, high = table["input"]["range"]
-    x, y = data.cancer(0) if name == "vectors" else data.pictures(2000, 0)
-    scaled = (x.astype(np.float32) - low) / (high - low)
-    module = getattr(networks, table["architecture"].partition(":")[2])()
-    data.train(module, scaled[:rows], y[:rows], epochs=epochs, seed=0)
-    end = len(x) - FRESH[name]
-    made = create(
-        Registry(str(folder)), model=name, spec=ModelTable.model_validate(table),
-        weights=module.state_dict(), x=x[rows:end], y=y[rows:end], key=key, now=datetime.now(UTC),
-    )  # fmt: skip
-    return Own(name, table, module.state_dict(), x[rows:end], y[rows:end], x[end:], y[end:], made,
-               folder, key)  # fmt: skip
+class _Owns(dict[str, Own]):
+    """Each is made when it is first asked for: a test of vectors waits for no pictures."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder, self._key = folder, keys.generate()
+
+    def __missing__(self, name: str) -> Own:
+        table, (rows, epochs) = TABLES[name], TRAINED[name]
+        low, high = table["input"]["range"]
+        x, y = _data(name)
+        scaled = (x[:rows].astype(np.float32) - low) / (high - low)
+        module = getattr(networks, table["architecture"].partition(":")[2])()
+        data.train(module, scaled, y[:rows], epochs=epochs, seed=0)
+        end = len(x) - FRESH[name]
+        made = create(
+            Registry(str(self._folder)), model=name, spec=ModelTable.model_validate(table),
+            weights=module.state_dict(), x=x[rows:end], y=y[rows:end], key=self._key,
+            now=datetime.now(UTC),
+        )  # fmt: skip
+        self[name] = Own(name, table, module.state_dict(), x[rows:end], y[rows:end], x[end:],
+                         y[end:], made, self._folder, self._key)  # fmt: skip
+        return self[name]
+
+
+def _data(name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    return data.cancer(0) if name == "vectors" else data.pictures(1700, 0)
 
 
 @pytest.fixture(scope="session")
 def owns(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Own]:
     """All of them, in one registry, signed by one key."""
-    folder, key = tmp_path_factory.mktemp("own"), keys.generate()
-    return {name: _make(name, folder, key) for name in NAMES}
+    return _Owns(tmp_path_factory.mktemp("own"))
 
 
 @pytest.fixture(params=NAMES)
