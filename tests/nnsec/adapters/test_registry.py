@@ -156,3 +156,17 @@ def test_an_unknown_url_is_a_configuration_error() -> None:
     """A scheme that nothing serves is said at once."""
     with pytest.raises(ConfigError, match="registry"):
         Registry("nosuchscheme://x")
+
+
+def test_an_object_store_may_list_the_folder_itself(tmp_path: Path, monkeypatch: Any) -> None:
+    """Stores keep a marker for a folder, and list it beside what is in it."""
+    registry = Registry(str(tmp_path))
+    registry.upload("m", 1, FILES)
+    whole = registry._fs.ls
+
+    def ls(path: str, detail: bool) -> list[Any]:
+        return [{"name": f"{path}/", "type": "directory", "size": 0}, *whole(path, detail=detail)]
+
+    monkeypatch.setattr(registry._fs, "ls", ls)
+    assert (registry.models(), registry.list("m")) == (("m",), (1,))
+    assert registry.fetch("m", 1) == FILES

@@ -92,6 +92,13 @@ def test_reference_data_taint_too() -> None:
     assert "version 1" in reasons[2]
 
 
+def test_positions_of_another_topic_taint_nothing() -> None:
+    """A revocation is about ``training.samples``, whatever else a manifest may name."""
+    part = CHAIN[2].learned[0].model_copy(update={"topic": "elsewhere"})
+    manifest = CHAIN[2].model_copy(update={"learned": (part,)})
+    assert tainted({1: CHAIN[1], 2: manifest}, {POISON}) == {}
+
+
 def test_rows_of_unknown_standing_taint() -> None:
     """Rows above the highest one learned from count as learned, so that doubt never looks clean."""
     assert sorted(tainted(CHAIN, {(LOG, 0, 5, 3)}, DIGESTS)) == [2, 3]
