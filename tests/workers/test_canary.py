@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nnsec.adapters.declaration import declare
 from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Input, Settings, parse
 from nnsec.trust import keys

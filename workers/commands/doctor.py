@@ -30,7 +30,10 @@ def doctor(
 
     settings: Settings = context.obj
     logging.disable(logging.ERROR)  # what a client library says of a failure is in the finding
-    found = asyncio.run(examine(settings))
+    try:
+        found = asyncio.run(examine(settings))
+    finally:
+        logging.disable(logging.NOTSET)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
     else:
