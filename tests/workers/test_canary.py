@@ -26,10 +26,11 @@ async def test_a_monitor_that_is_silent_is_told(settings: Settings, tmp_path: Pa
     """Where no stream runs there is no incident: the message names it and the next step."""
     keys.write_new(tmp_path / "operator")
     given = configured(settings, f"{tmp_path}/operator.pub")
+    await declare(given, now=datetime.now(UTC))
     with pytest.raises(
-        TransientError, match="waited 1 s for an incident of canary; `nnsec doctor`"
+        TransientError, match="waited 4 s for an incident of canary; `nnsec doctor`"
     ):
-        await canary.play(given, "canary", tmp_path / "operator", 1.0)
+        await canary.play(given, "canary", tmp_path / "operator", 4.0)
 
 
 async def test_a_broker_that_is_away_is_told(settings: Settings, tmp_path: Path) -> None:
