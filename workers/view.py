@@ -16,6 +16,7 @@ from typing import Any
 
 import redis.asyncio as redis
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Record
@@ -188,9 +189,13 @@ async def follow(settings: Settings, running: Process) -> None:
                     await view.look()
                     looked = time.monotonic()
                 await view.poll()
+                kafka.outage.back()
             except Lost as error:
                 logger.warning("%s; going on from where it is", error)
                 placed = False
+            except KafkaError as error:
+                kafka.outage.away(error)
+                await process.pause(running)
             except TransientError as error:
                 running.problem("Redis", str(error))
                 placed = False
@@ -203,18 +208,31 @@ async def run(settings: Settings) -> int:
 
 
 async def rebuild(settings: Settings) -> int:
-    """Empty the view and replay it to the end of the log; returns how many records it took."""
+    """Empty the view and replay it to the end of the log; returns how many records it took.
+
+    Raises
+    ------
+    TransientError
+        If Redis or Kafka goes away meanwhile; a view worker or another try does the rest.
+    """
     async with (
         store.connect(settings) as client,
         process.reader(settings, TOPICS) as consumer,
     ):
         view = View(settings, consumer, client)
         await view.clear()
-        await view.resume()
-        count = 0
-        while not await view.complete():
-            try:
-                count += await view.poll()
-            except Lost:  # a view worker that runs too was first
-                await view.resume()
-        return count
+        try:
+            return await _replay(view)
+        except KafkaError as error:
+            raise TransientError(f"Kafka: {error}; the view is not complete") from error
+
+
+async def _replay(view: View) -> int:
+    await view.resume()
+    count = 0
+    while not await view.complete():
+        try:
+            count += await view.poll()
+        except Lost:  # a view worker that runs too was first
+            await view.resume()
+    return count

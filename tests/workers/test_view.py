@@ -14,9 +14,11 @@ from uuid import UUID, uuid5
 
 import pytest
 import redis.asyncio as redis
+from aiokafka.errors import KafkaConnectionError
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
+from nnsec.errors import TransientError
 from nnsec.incidents import AlertSeen, Dismissed, stamped, step
 from nnsec.settings import Settings
 from nnsec.trust import keys
@@ -301,6 +303,46 @@ async def test_a_store_that_is_away_is_waited_for(bench: Bench, tmp_path: Path) 
                     await bench.until(lambda: bench.at(version))  # noqa: B023 - awaited here
                 assert process.ready() == ()
             await bench.until(lambda: _said(process, "Redis"))
+
+
+async def test_a_broker_that_does_not_answer_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it fails when asked for the end of the log or for records, the worker goes on."""
+    resume, poll, failures = view.View.resume, view.View.poll, [0, 0]
+
+    async def resumed(self: view.View) -> None:
+        failures[0] += 1
+        if failures[0] < 3:
+            raise KafkaConnectionError
+        await resume(self)
+
+    async def polled(self: view.View) -> int:
+        failures[1] += 1
+        if failures[1] == 2:
+            raise KafkaConnectionError
+        return await poll(self)
+
+    monkeypatch.setattr(view.View, "resume", resumed)
+    monkeypatch.setattr(view.View, "poll", polled)
+    one = opened(1)
+    async with bench.view() as process:
+        await bench.until(lambda: _ready(process))
+        await bench.publish(out(one))
+        await bench.until(lambda: bench.at(one))
+        await bench.until(_answers)
+    assert failures[0] == 3
+    failures[0] = 0
+    with pytest.raises(TransientError, match="not complete"):
+        await view.rebuild(bench.settings)
+
+
+async def _answers() -> bool:
+    return kafka.outage.since is None
+
+
+async def _ready(process: Process) -> bool:
+    return process.ready() == ()
 
 
 async def _said(process: Process, text: str) -> bool:
