@@ -99,10 +99,10 @@ async def topics(settings: Settings) -> Sequence[Finding]:
         status: Status = "warn" if settings.kafka.declare else "fail"
         return [answers, Finding("topics", status, text, "run `nnsec topics --declare`")]
     inputs = TOPICS["inference.inputs"]
-    size = config(settings, inputs).get("max.message.bytes", "the broker's default of")
+    size = config(settings, inputs).get("max.message.bytes")
     text = (
         f"{len(TOPICS)} topics fit; inference.inputs has {partitions(settings, inputs)} partitions "
-        f"or more, and takes {size} bytes a record"
+        f"or more, and takes {f'{size} bytes' if size else 'what the broker takes'} a record"
     )
     return [answers, Finding("topics", "ok", text)]
 
