@@ -42,9 +42,10 @@ def read(headers: Headers, *, limit: int, also: str = "") -> Mapping[str, str]:
             f"{len(headers)} headers; at most {limit}", field="headers", error_class="TooLarge"
         )
     found: dict[str, str] = {}
+    also = also.lower()
     for name, value in headers:
         lower = name.lower()
-        if lower not in KNOWN and lower != also.lower():
+        if lower not in KNOWN and lower != also:
             continue
         if lower in found:
             raise SchemaError(f"the header {lower} is there twice", field=lower)

@@ -21,6 +21,7 @@ from schemas.headers import Headers, Written
 
 _FIELDS = {"id", "model_name", "model_version", "parameters", "inputs", "outputs"}
 _WIRE = {"uint8": "UINT8", "float32": "FP32"}
+_UINT8 = 255
 _TIME: TypeAdapter[datetime] = TypeAdapter(Time)
 MAX_NAME = 256
 
@@ -144,8 +145,10 @@ class Opened:
     @property
     def trace(self) -> Written:
         """Trace headers to copy to what this record leads to."""
-        names = (name for name in record_headers.TRACE if name in self.known)
-        return tuple((name, self.known[name].encode()) for name in names)
+        return tuple(
+            [(name, self.known[name].encode()) for name in record_headers.TRACE
+             if name in self.known]
+        )  # fmt: skip
 
 
 def open_record(
@@ -196,8 +199,8 @@ def choose_model(
     default: str,
 ) -> Expected:  # fmt: skip
     """The model of a request: the body wins, then the headers, then the configured one."""
-    if unknown := sorted(fields.keys() - _FIELDS):
-        odd = strict_json.shown(unknown[0])
+    if not fields.keys() <= _FIELDS:
+        odd = strict_json.shown(min(fields.keys() - _FIELDS))
         raise SchemaError(f"unknown field {odd}", field=odd)
     if not isinstance(fields.get("parameters", {}), dict):
         raise SchemaError("parameters are a JSON object", field="parameters")
@@ -225,6 +228,8 @@ def check_tensor(tensor: tuple[str, str, NDArray[Any]], expected: Expected) -> N
         raise SchemaError(
             f"the model takes [N, {', '.join(map(str, expected.shape))}]", field=f"{field}.shape"
         )
+    if datatype == "UINT8" and expected.low <= 0 and expected.high >= _UINT8:
+        return x  # every byte is within the range
     low, high = float(x.min()), float(x.max())  # a NaN makes both comparisons false
     if not (expected.low <= low and high <= expected.high):
         raise SchemaError(
@@ -240,7 +245,8 @@ def identity(value: Any, default: str | None, field: str = "id") -> str:
         return default
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME:
         raise SchemaError(f"1 to {MAX_NAME} characters are needed", field=field)
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+    # What is printable holds neither; most ids are, and are spared the look at each character.
+    if not value.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
         raise SchemaError("no control characters or surrogates are allowed", field=field)
     return value
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _NAMES = {"uint8": "UINT8", "float32": "FP32", "int64": "INT64"}
 _KEYS = {"name", "datatype", "shape", "data", "parameters"}
 _MAX_DIMENSIONS = 8
+_MEDIA = frozenset({"application/json", "application/octet-stream", "application/cloudevents+json"})
+"""As they are mostly written."""
 _FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -42,6 +45,8 @@ def media_type(content_type: str) -> str:
     SchemaError
         For any other parameter.
     """
+    if content_type in _MEDIA:
+        return content_type
     media, *parameters = [part.strip().lower() for part in content_type.split(";")]
     for parameter in parameters:
         if parameter.replace(" ", "") not in ("charset=utf-8", 'charset="utf-8"'):
@@ -131,8 +136,8 @@ def read(body: Body, *, max_rows: int) -> dict[str, tuple[str, str, NDArray[Any]
 def _declared(tensor: Any, field: str, max_rows: int) -> tuple[str, str, tuple[int, ...]]:
     if not isinstance(tensor, dict):
         raise SchemaError("a tensor is a JSON object", field=field)
-    if unknown := sorted(tensor.keys() - _KEYS):
-        raise SchemaError(f"unknown field {unknown[0][:100]!r}", field=field)
+    if not tensor.keys() <= _KEYS:
+        raise SchemaError(f"unknown field {min(tensor.keys() - _KEYS)[:100]!r}", field=field)
     if not isinstance(tensor.get("parameters", {}), dict):
         raise SchemaError("parameters are a JSON object", field=f"{field}.parameters")
     name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
@@ -140,14 +145,19 @@ def _declared(tensor: Any, field: str, max_rows: int) -> tuple[str, str, tuple[i
         raise SchemaError("a tensor needs a name", field=f"{field}.name")
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise SchemaError(f"the datatype is one of {', '.join(DTYPES)}", field=f"{field}.datatype")
-    whole = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
-    if not isinstance(shape, list) or not whole or not 1 <= len(shape) <= _MAX_DIMENSIONS:
+    if not _is_shape(shape):
         raise SchemaError("a shape is 1 to 8 positive integers", field=f"{field}.shape")
     if shape[0] > max_rows:
         raise SchemaError(
             f"{shape[0]} rows; at most {max_rows}", field=f"{field}.shape", error_class="TooLarge"
         )
     return name, datatype, tuple(shape)
+
+
+def _is_shape(shape: Any) -> TypeGuard[list[int]]:
+    if not isinstance(shape, list) or not 1 <= len(shape) <= _MAX_DIMENSIONS:
+        return False
+    return set(map(type, shape)) == {int} and min(shape) > 0
 
 
 def _from_binary(
@@ -179,14 +189,34 @@ def _from_json(data: Any, datatype: str, shape: tuple[int, ...], field: str) -> 
         raise SchemaError(
             f"the shape asks for {math.prod(shape)} values, there are {len(flat)}", field=field
         )
-    if datatype == "FP32":
-        if any(type(v) not in (int, float) or not -_FLOAT32 <= v <= _FLOAT32 for v in flat):
-            raise SchemaError("FP32 takes finite numbers that it can hold", field=field)
-    else:
-        low, high = (0, 255) if datatype == "UINT8" else (-(2**63), 2**63 - 1)
-        if any(type(v) is not int or not low <= v <= high for v in flat):
-            raise SchemaError(f"{datatype} takes whole numbers from {low} to {high}", field=field)
-    return np.array(flat, DTYPES[datatype]).reshape(shape)
+    return (_floats(flat, field) if datatype == "FP32" else _whole(flat, datatype, field)).reshape(
+        shape
+    )
+
+
+def _floats(flat: list[Any], field: str) -> NDArray[Any]:
+    """Numbers as FP32; through doubles, as ``1e999`` is read as infinity and refused there."""
+    wrong = SchemaError("FP32 takes finite numbers that it can hold", field=field)
+    if not set(map(type, flat)) <= {int, float}:
+        raise wrong
+    try:
+        wide = np.array(flat, np.float64)
+    except OverflowError:
+        raise wrong from None
+    if not np.abs(wide).max() <= _FLOAT32:
+        raise wrong
+    return wide.astype(DTYPES["FP32"])
+
+
+def _whole(flat: list[Any], datatype: str, field: str) -> NDArray[Any]:
+    """Whole numbers; the kinds are looked at first, as true would pass for 1 and 1.5 be cut."""
+    low, high = (0, 255) if datatype == "UINT8" else (-(2**63), 2**63 - 1)
+    if set(map(type, flat)) == {int}:
+        with contextlib.suppress(OverflowError, ValueError):  # out of range
+            if datatype == "UINT8":
+                return np.frombuffer(bytes(flat), np.uint8)
+            return np.array(flat, DTYPES[datatype])
+    raise SchemaError(f"{datatype} takes whole numbers from {low} to {high}", field=field)
 
 
 def _flatten(data: list[Any], shape: Sequence[int], field: str) -> list[Any]:
@@ -197,8 +227,6 @@ def _flatten(data: list[Any], shape: Sequence[int], field: str) -> list[Any]:
         if len(data) != length or not all(isinstance(item, list) for item in data):
             raise SchemaError("the nesting is not that of the shape", field=field)
         data = [value for item in data for value in item]
-        if data and not isinstance(data[0], list):
-            break
     return data
 
 
