@@ -13,6 +13,7 @@ FOLDER = Path(".nnsec/demo")
 MIN_SAMPLES = 392
 """Accepted samples from which on the trainer makes the second checkpoint."""
 EPOCHS = 3
+SESSION_SECONDS = 6.0
 INPUTS_A_DAY = 10_000
 SAMPLES_A_DAY = 2_000
 """What the budget is spread over: about what a day of the demo's own size would bring."""
@@ -31,11 +32,12 @@ def configuration(
     """The tables of the demo's ``nnsec.toml``, with the services of ``settings``."""
     return {
         "kafka": {
-            "bootstrap_servers": settings.kafka.bootstrap_servers,
-            "prefix": settings.kafka.prefix, "default_model": name,
-            "partitions": {"inputs": 4, "control": 1},
+            # The embedded broker holds the first member of a group back for half of it.
+            "session_timeout": SESSION_SECONDS,
+            **settings.kafka.model_dump(mode="json", exclude_defaults=True),
+            "default_model": name, "partitions": {"inputs": 4, "control": 1},
         },
-        "redis": {"url": settings.redis.url, "prefix": settings.redis.prefix},
+        "redis": settings.redis.model_dump(mode="json", exclude_defaults=True),
         "registry": {"url": str(folder / "registry")},
         "budget": {
             "false_subjects_per_day": 1.0, "expected_inputs_per_day": INPUTS_A_DAY,
