@@ -9,7 +9,7 @@ DAY_MS = 24 * 3600 * 1000
 UNLIMITED = -1
 Scale = Literal["inputs", "control", "one"]
 Role = Literal["user", "score", "screen", "join", "evidence", "correlate", "remediation",
-               "operator", "stream", "owner", "all"]  # fmt: skip
+               "operator", "trainer", "stream", "owner", "all"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ TOPICS: dict[str, Topic] = {
         Topic("alerts", ("evidence",), "model", "control", 90 * DAY_MS),
         Topic("incidents", ("correlate",), "incident id", "control", 365 * DAY_MS),
         Topic("actions", ("remediation",), "model", "control", 365 * DAY_MS),
-        Topic("commands", ("operator",), "model", "control", 365 * DAY_MS),
-        Topic("models", ("remediation",), "model", "one"),
+        Topic("commands", ("operator", "trainer"), "model", "control", 365 * DAY_MS),
+        Topic("models", ("remediation", "operator"), "model", "one"),
         Topic("sources", ("remediation",), "source", "one"),
         Topic("training.revocations", ("remediation",), "revocation id", "one"),
         Topic("models.status", ("stream",), "worker", "one", compact=True),

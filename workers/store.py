@@ -110,7 +110,8 @@ async def connect(settings: Settings) -> AsyncIterator[redis.Redis]:
             retry=Retry(NoBackoff(), 0),
         )
     except ValueError as error:
-        raise ConfigError(f"[redis] url {settings.redis.url!r}: {error}") from error
+        # Not the URL itself: it may hold the password.
+        raise ConfigError(f"[redis] url is none that can be used: {error}") from error
     try:
         yield client
     finally:

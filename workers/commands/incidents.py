@@ -51,6 +51,7 @@ def show_all(
         typer.echo(json.dumps(found))
         return
     table = Table("incident", "state", "severity", "model", "family", "subjects", "last seen")
+    table.columns[0].min_width = 36  # `show` and `dismiss` need all of the id
     for one in found:
         table.add_row(
             one["id"], Text(one["state"], STYLES.get(one["state"], "")), one["severity"],

@@ -90,6 +90,7 @@ def result(summary: Summary) -> RenderableType:
 
 def _incidents(incidents: Sequence[Summary]) -> RenderableType:
     table = Table("incident", "threat", "state", "actions")
+    table.columns[0].min_width = 36  # the id is what commands ask for
     for one in incidents:
         actions = ", ".join(f"{a['action']}: {a['outcome']}" for a in one["actions"])
         table.add_row(one["id"], one["threat"], one["state"], escape(actions))
