@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,12 +17,12 @@ from schemas import headers as record_headers
 from schemas.base import Time
 from schemas.errors import SchemaError
 from schemas.headers import Headers, Written
+from schemas.identities import choose_subject, record_id
 
 _FIELDS = {"id", "model_name", "model_version", "parameters", "inputs", "outputs"}
 _WIRE = {"uint8": "UINT8", "float32": "FP32"}
 _UINT8 = 255
 _TIME: TypeAdapter[datetime] = TypeAdapter(Time)
-MAX_NAME = 256
 
 
 class Limits(Protocol):
@@ -111,7 +110,7 @@ def decode_request(
         raise SchemaError("an inference input is one tensor", field="inputs[1]")
     fields, known = opened.fields, opened.known
     return Request(
-        id=identity(fields.get("id", known.get("ce_id")), f"{partition}/{offset}"),
+        id=record_id(fields, known, f"{partition}/{offset}"),
         model=opened.expected.model,
         client=choose_subject(
             key, fields, known, identity_header, parameter="client", header="ce_nnsecclient"
@@ -237,48 +236,6 @@ def check_tensor(tensor: tuple[str, str, NDArray[Any]], expected: Expected) -> N
             field=f"{field}.data",
         )
     return x
-
-
-def identity(value: Any, default: str | None, field: str = "id") -> str:
-    """An id or name of 1 to 256 code points without control characters."""
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME:
-        raise SchemaError(f"1 to {MAX_NAME} characters are needed", field=field)
-    # What is printable holds neither; most ids are, and are spared the look at each character.
-    if not value.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
-        raise SchemaError("no control characters or surrogates are allowed", field=field)
-    return value
-
-
-def choose_subject(
-    key: bytes | None, fields: Mapping[str, Any], known: Mapping[str, str], identity_header: str,
-    *, parameter: str, header: str = "",
-) -> str:  # fmt: skip
-    """Who sent a record: the identity header, else the body, else the header, else the key."""
-    named = fields.get("parameters", {}).get(parameter)
-    if named is not None:
-        named = identity(named, None, f"parameters.{parameter}")
-    name = by_key(key)
-    if identity_header == "key":
-        return identity(name, "anonymous", "key")
-    if identity_header:
-        return identity(known.get(identity_header.lower()), "anonymous", identity_header)
-    if named is not None:
-        return str(named)
-    if header in known:
-        return identity(known[header], None, header)
-    return identity(name, "anonymous", "key")
-
-
-def by_key(key: bytes | None) -> str | None:
-    """A record key as a name: text, or hex where it is no UTF-8; an empty one is none."""
-    if not key:
-        return None
-    try:
-        return key.decode("utf-8")
-    except UnicodeDecodeError:
-        return key.hex()
 
 
 def encode_request(

@@ -17,7 +17,7 @@ from schemas import tensors
 from schemas.base import parse_time
 from schemas.errors import SchemaError
 from schemas.headers import Headers, Written
-from schemas.inference import identity
+from schemas.identities import identity
 from schemas.training import LABEL, TOPIC, Sample
 
 MAX_BYTES = 64 * 1024 * 1024

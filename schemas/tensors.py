@@ -223,9 +223,12 @@ def _flatten(data: list[Any], shape: Sequence[int], field: str) -> list[Any]:
     """Flat data as they are; nested data only if each level has the declared length."""
     if not data or not isinstance(data[0], list):
         return data
-    for length in shape[:-1]:
-        if len(data) != length or not all(isinstance(item, list) for item in data):
-            raise SchemaError("the nesting is not that of the shape", field=field)
+    wrong = SchemaError("the nesting is not that of the shape", field=field)
+    if len(data) != shape[0]:
+        raise wrong
+    for length in shape[1:]:
+        if not all(isinstance(item, list) and len(item) == length for item in data):
+            raise wrong
         data = [value for item in data for value in item]
     return data
 

@@ -13,15 +13,8 @@ from numpy.typing import NDArray
 from schemas import tensors
 from schemas.errors import SchemaError
 from schemas.headers import Headers, Written
-from schemas.inference import (
-    Expected,
-    Limits,
-    Skipped,
-    check_tensor,
-    choose_subject,
-    identity,
-    open_record,
-)
+from schemas.identities import choose_subject, record_id
+from schemas.inference import Expected, Limits, Skipped, check_tensor, open_record
 
 TOPIC = "training.samples"
 LABEL = "label"
@@ -100,7 +93,7 @@ def decode_sample(
     x = check_tensor(arrays[expected.name], expected)
     return Sample(
         model=expected.model,
-        id=identity(opened.fields.get("id", opened.known.get("ce_id")), f"{partition}/{offset}"),
+        id=record_id(opened.fields, opened.known, f"{partition}/{offset}"),
         source=choose_subject(
             key, opened.fields, opened.known, identity_header, parameter="source"
         ),
