@@ -219,10 +219,7 @@ def _alert(incident: Incident, alert: Alert) -> Step:
 
 def _action(incident: Incident, action: Action) -> Step:
     known = next((a for a in incident.actions if a.action_id == action.id), None)
-    if known is not None and (known.time, _RANK[known.state]) >= (
-        action.time,
-        _RANK[action.outcome],
-    ):
+    if known is not None and not _newer(action, known):
         return Step(incident, "none")
     entry = IncidentAction(
         action=action.action,
@@ -233,6 +230,7 @@ def _action(incident: Incident, action: Action) -> Step:
         reason=action.reason,
         time=action.time,
         figures=action.figures,
+        version=action.version,
     )
     actions = (
         (*incident.actions, entry)
@@ -253,6 +251,13 @@ def _action(incident: Incident, action: Action) -> Step:
     elif action.reason:
         reason = f"{reason}; {action.reason}"
     return _moved(updated.model_copy(update={"note": note}), state, action.by, reason, action.time)
+
+
+def _newer(action: Action, known: IncidentAction) -> bool:
+    """Whether a report is later than what is known: by its version, or by time without one."""
+    if action.version:
+        return action.version > known.version
+    return (action.time, _RANK[action.outcome]) > (known.time, _RANK[known.state])
 
 
 def _quiet(incident: Incident, event: Quiet) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -11,7 +12,12 @@ from schemas.incident import ActionState
 
 
 class Action(Event):
-    """One step of an action for one subject; guards are a fold of these."""
+    """One step of an action for one subject; guards are a fold of these.
+
+    ``version`` counts the steps of one action, from 1. Of two records with one version the first in
+    the log counts: so what a process says that was paused, and whose work another has taken over,
+    is without effect. 0 is of a worker that does not count yet; those go by their time.
+    """
 
     event: ClassVar[str] = "action"
 
@@ -26,3 +32,8 @@ class Action(Event):
     reason: str
     time: Time
     figures: dict[str, Any] = {}
+    version: int = 0
+
+    def follows(self, version: int, time: datetime) -> bool:
+        """Whether this record counts after the one with that version and time."""
+        return self.version > version if self.version else self.time > time

@@ -44,6 +44,7 @@ class IncidentAction(Model):
     reason: str
     time: Time
     figures: dict[str, Any] = {}
+    version: int = 0
 
 
 class Transition(Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
@@ -16,7 +17,7 @@ from schemas.incident import FINISHED, Incident
 from schemas.summary import Summary
 from workers import process
 from workers.actions import Plan, Remedy, discover
-from workers.site import FINAL, ROLE, Site
+from workers.site import FINAL, ROLE, Overtaken, Site
 from workers.vault import Vault
 
 RETRY = 1.0
@@ -68,7 +69,7 @@ class Lanes:
             action = Action(
                 id=intent.id, action=intent.action, model=incident.model, incident=incident.id,
                 subject=intent.subject, outcome="proposed", automatic=not intent.approval, by=ROLE,
-                reason="", time=site.now(),
+                reason="", time=site.now(), version=known.version if known else 0,
                 figures={
                     "first_evidence_ms": to_millis(first[intent.subject]), "order": intent.order,
                     "approval": "required" if intent.approval else "none",
@@ -102,15 +103,22 @@ class Lanes:
         Exception
             What ended a lane; there should be none.
         """
-        limit = self._site.settings.remediation.approval_timeout
-        for action in list(self._site.actions.values()):
-            waits = action.outcome == "awaiting_approval" and self._holds(action.model)
-            if waits and (self._site.now() - action.time).total_seconds() >= limit:
-                await self._site.report(action, "denied", f"nobody approved it within {limit:g} s")
+        await self._expire()
         for lane in self._lanes.values():
             if lane.done() and not lane.cancelled():
                 lane.result()
         self.wake()
+
+    async def _expire(self) -> None:
+        limit = self._site.settings.remediation.approval_timeout
+        for action in list(self._site.actions.values()):
+            waits = action.outcome == "awaiting_approval" and self._holds(action.model)
+            if waits and (self._site.now() - action.time).total_seconds() >= limit:
+                # Who overtakes it has decided otherwise, and that is as good.
+                with contextlib.suppress(Overtaken):
+                    await self._site.report(
+                        action, "denied", f"nobody approved it within {limit:g} s"
+                    )
 
     # --- running ---
 
@@ -189,7 +197,7 @@ class Lanes:
         except TransientError:
             raise
         except NNSecError as error:
-            await site.report(site.actions[action.id], "failed", str(error))
+            await site.report(action, "failed", str(error))
         else:
             await site.report(action, "done", result.what, **result.figures)
         self.wake()

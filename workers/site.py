@@ -1,7 +1,8 @@
 """What remediation knows and says: folds of the control topics, and the only pen for them.
 
 Everything is read from Kafka to the end at the start and followed from there, so that a worker
-that was killed at any point goes on where it was. What it says itself it also folds at once.
+that was killed at any point goes on where it was. What it says of actions counts for itself, too,
+only when it has come back from the log: so no worker acts on what another has overtaken.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from uuid import UUID, uuid5
 from aiokafka.partitioner import murmur2
 
 from nnsec.adapters.records import Out, Record
-from nnsec.errors import ConfigError, NNSecError, RollbackRefused
+from nnsec.errors import ConfigError, NNSecError, RollbackRefused, TransientError
 from nnsec.guards import Ledger
 from nnsec.settings import Settings
 from nnsec.trust import keys, statements
@@ -40,6 +41,10 @@ HEARD = 30.0
 FINAL: frozenset[ActionState] = frozenset({"done", "denied", "failed"})
 
 logger = logging.getLogger(__name__)
+
+
+class Overtaken(TransientError):  # noqa: N818 - the name says what it is
+    """Another worker was first: what is to be done is decided anew."""
 
 
 class Publish(Protocol):
@@ -148,8 +153,8 @@ class Site:
     def _learn_action(self, action: Action) -> None:
         known = self.actions.get(action.id)
         if known is not None:
-            if known.time >= action.time:
-                return  # what this process said itself comes back from the log
+            if not action.follows(known.version, known.time):
+                return  # said by one who did not know yet: the first in the log counts
             if known.figures.get("command_at") != action.figures.get("command_at"):
                 return  # the same command at a second place: the first one counts
         self.actions[action.id] = action
@@ -213,10 +218,21 @@ class Site:
         automatic: bool | None = None,
         **figures: Any,
     ) -> Action:
-        """Say on ``actions`` what became of an action; returns when it is durable."""
+        """Say on ``actions`` what became of an action; returns when it stands in the log.
+
+        Parameters
+        ----------
+        action:
+            The action as it was when this was decided.
+
+        Raises
+        ------
+        Overtaken
+            If another worker has said something else meanwhile: that counts, and not this.
+        """
         known = self.actions.get(action.id)
         now = self.now()
-        if known is not None:  # readers tell old from new by the time, so it never stands still
+        if known is not None:  # older readers tell old from new by the time: it never stands still
             now = max(now, known.time + timedelta(milliseconds=1))
         said = action.model_copy(
             update={
@@ -226,14 +242,27 @@ class Site:
                 "time": now,
                 "automatic": action.automatic if automatic is None else automatic,
                 "figures": {**action.figures, **figures},
+                "version": action.version + 1,
             }
         )
         name = uuid5(self.logs["actions"], f"{said.id}/{outcome}/{now.timestamp()}")
         await self._say("actions", said, key=said.model, name=name, time=now)
-        self._learn_action(said)
+        if (await self._stands(said)).encode() != said.encode():
+            raise Overtaken(f"another worker went on with {said.action} of {said.subject.id}")
         logger.info("%s of %s %s: %s; %s", said.action, said.subject.kind, said.subject.id,
                     outcome, said.reason)  # fmt: skip
-        return said
+        return self.actions[said.id]
+
+    async def _stands(self, said: Action) -> Action:
+        """The action as it stands once the log was read as far as this record of it."""
+
+        def read() -> bool:
+            known = self.actions.get(said.id)
+            return known is not None and known.version >= said.version
+
+        while not await self.until(read, HEARD):
+            logger.warning("what became of %s did not come back from actions yet", said.id)
+        return self.actions[said.id]
 
     async def say_model(self, statement: ModelStatement) -> bytes:
         """Sign and publish a model statement; returns the envelope.

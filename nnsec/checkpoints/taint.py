@@ -12,9 +12,17 @@ from schemas.revocation import Revocation
 
 
 def revoked_positions(revocations: Iterable[Revocation]) -> frozenset[Position]:
-    """Fold the topic ``training.revocations``, oldest first; the last word on a position counts."""
+    """Fold the topic ``training.revocations``, oldest first; the last word on a position counts.
+
+    One that was said before (the same id) is said again by a worker that was cut off, and changes
+    nothing: it may have been withdrawn meanwhile.
+    """
     revoked: set[Position] = set()
+    known: set[str] = set()
     for one in revocations:
+        if one.id in known:
+            continue
+        known.add(one.id)
         positions = {(one.log, *position) for position in one.positions}
         revoked = revoked - positions if one.withdrawn else revoked | positions
     return frozenset(revoked)

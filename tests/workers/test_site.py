@@ -7,7 +7,6 @@ import itertools
 import logging
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -22,6 +21,7 @@ from tests.workers import stage as words
 from tests.workers.stage import T0, Stage, configured, incident, statement
 from workers import site
 from workers.board import SILENT
+from workers.site import Overtaken
 
 
 @pytest.fixture
@@ -137,10 +137,22 @@ async def test_time_never_stands_still_between_two_reports(stage: Stage) -> None
     action = stage.actions()[0]
     times = []
     for _ in range(3):
-        said: Any = await stage.site.report(action, "done", "again\nand again")
-        times.append(said.time)
+        action = await stage.site.report(action, "done", "again\nand again")
+        times.append(action.time)
     assert all(b - a >= timedelta(milliseconds=1) for a, b in itertools.pairwise(times))
-    assert said.reason == "again and again"
+    assert action.reason == "again and again"
+
+
+async def test_what_is_decided_on_an_old_state_is_without_effect(stage: Stage) -> None:
+    """Of two steps from one state the first in the log counts, for whoever said the other too."""
+    await stage.order("halt")
+    (action,) = stage.actions()
+    await stage.site.report(action, "done", "first")
+    with pytest.raises(Overtaken, match="another worker went on with halt of digits"):
+        await stage.site.report(action, "failed", "second")
+    assert stage.site.actions[action.id].reason == "first"
+    stage.start()
+    assert stage.site.actions[action.id].reason == "first"
 
 
 async def test_a_statement_needs_a_key(tmp_path: Path) -> None:

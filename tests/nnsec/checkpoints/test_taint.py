@@ -128,9 +128,11 @@ def test_an_ancestry_that_cannot_be_seen_taints(
     assert words in reasons[3]
 
 
-def _revocation(positions: tuple[tuple[int, int, int], ...], withdrawn: bool) -> Revocation:
+def _revocation(
+    positions: tuple[tuple[int, int, int], ...], withdrawn: bool, name: str
+) -> Revocation:
     return Revocation(
-        id="r", model="m", source="s", incident="i", log=LOG, positions=positions,
+        id=name, model="m", source="s", incident="i", log=LOG, positions=positions,
         withdrawn=withdrawn, reason="test", time=datetime(2026, 1, 1, tzinfo=UTC),
     )  # fmt: skip
 
@@ -138,9 +140,17 @@ def _revocation(positions: tuple[tuple[int, int, int], ...], withdrawn: bool) ->
 def test_the_last_word_on_a_position_counts() -> None:
     """A withdrawn revocation releases, a later one revokes again."""
     both = ((0, 5, 2), (0, 6, 0))
-    log = [_revocation(both, False), _revocation(both[:1], True)]
+    log = [_revocation(both, False, "r1"), _revocation(both[:1], True, "r2")]
     assert revoked_positions(log) == {(LOG, 0, 6, 0)}
-    assert revoked_positions([*log, _revocation(both[:1], False)]) == {POISON, (LOG, 0, 6, 0)}
+    again = _revocation(both[:1], False, "r3")
+    assert revoked_positions([*log, again]) == {POISON, (LOG, 0, 6, 0)}
+
+
+def test_a_revocation_said_again_does_not_undo_its_withdrawal() -> None:
+    """A worker that was paused before it said one may say it when another has withdrawn it."""
+    place = ((0, 5, 2),)
+    said, withdrawn = _revocation(place, False, "r1"), _revocation(place, True, "r2")
+    assert revoked_positions([said, withdrawn, said]) == frozenset()
 
 
 def test_nothing_clean_is_none() -> None:
