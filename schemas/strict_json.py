@@ -25,7 +25,7 @@ _NUMBER_BYTES = bytes(0x30 if chr(c) in "+-.0123456789eE" else 0x20 for c in ran
 _LONG_NUMBER = b"0" * (MAX_NUMBER + 1)
 _OPEN, _CLOSE, _QUOTE, _SPACE = b"[{", b"]}", ord('"'), np.uint8(ord(" "))
 _UNPAIRED = re.compile(
-    r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL
+    r"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F])", re.DOTALL
 )
 
 

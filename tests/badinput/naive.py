@@ -79,7 +79,7 @@ def _headers(headers: Headers, identity: str) -> dict[str, str]:
         raise Refused
     found: dict[str, str] = {}
     for name, content in headers:
-        name = name.lower()  # noqa: PLW2901 - without case
+        name = name.lower()  # without case
         if name in READ or (identity not in ("", "key") and name == identity.lower()):
             if name in found or content is None:
                 raise Refused
@@ -195,11 +195,14 @@ def _time(text: str) -> datetime:
         raise Refused
     leap = match[2] == "60"
     try:
-        time = datetime.strptime(match[1] + ("59" if leap else match[2]), "%Y-%m-%dT%H:%M:%S")
+        numbers = [int(n) for n in re.findall("[0-9]+", match[1] + ("59" if leap else match[2]))]
+        time = datetime(*numbers[:6], tzinfo=UTC)
         micro = int((match[3] or ".0")[1:7].ljust(6, "0"))
         zone = match[4] if match[4] != "Z" else "+00:00"
-        away = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:])) * (-1 if zone[0] == "-" else 1)
-        return (time + timedelta(seconds=leap, microseconds=micro) - away).replace(tzinfo=UTC)
+        away = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:])) * (
+            -1 if zone[0] == "-" else 1
+        )
+        return time + timedelta(seconds=leap, microseconds=micro) - away
     except (ValueError, OverflowError):
         raise Refused from None
 
@@ -217,41 +220,38 @@ def _model(body: dict[str, Any], known: dict[str, str], default: str) -> str:
     return name
 
 
-def _tensor(
-    body: dict[str, Any], raw: bytes | None, model: str
-) -> tuple[list[int], list[float]]:
+def _tensor(body: dict[str, Any], raw: bytes | None, model: str) -> tuple[list[int], list[float]]:
     inputs = body.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise Refused
     tensor = _object(inputs[0])
     if any(key not in ("name", "datatype", "shape", "data", "parameters") for key in tensor):
         raise Refused
-    parameters = _object(tensor.get("parameters", {}))
-    each, datatype, low, high = MODELS[model]
-    shape = tensor.get("shape")
     if not isinstance(tensor.get("name"), str) or tensor["name"] == "":
         raise Refused
+    each, datatype, low, high = MODELS[model]
+    shape = tensor.get("shape")
     if tensor.get("datatype") != datatype or not isinstance(shape, list) or shape[1:] != each:
         raise Refused
     if any(type(n) is not int for n in shape) or not 1 <= shape[0] <= 65536:
         raise Refused
+    parameters = _object(tensor.get("parameters", {}))
     count = shape[0] * (4 if model == "digits" else 3)
     if raw is None:
-        if "data" not in tensor:
-            raise Refused
-        values = _values(tensor["data"], shape, count, datatype)
+        values = _values(tensor.get("data"), shape, count, datatype)
     else:
-        size = count * (1 if datatype == "UINT8" else 4)
-        if "data" in tensor or parameters.get("binary_data_size") is True:
-            raise Refused
-        if not isinstance(parameters.get("binary_data_size"), int) or len(raw) != size:
-            raise Refused
-        if parameters["binary_data_size"] != size:
-            raise Refused
-        values = list(raw) if datatype == "UINT8" else list(struct.unpack(f"<{count}f", raw))
+        values = _bytes(tensor, raw, parameters.get("binary_data_size"), count, datatype)
     if not all(low <= value <= high for value in values):  # no NaN is
         raise Refused
     return shape, values
+
+
+def _bytes(tensor: dict[str, Any], raw: bytes, size: Any, count: int, datatype: str) -> list[float]:
+    if "data" in tensor or type(size) is not int or size != len(raw):
+        raise Refused
+    if size != count * (1 if datatype == "UINT8" else 4):
+        raise Refused
+    return list(raw) if datatype == "UINT8" else list(struct.unpack(f"<{count}f", raw))
 
 
 def _values(data: Any, shape: list[int], count: int, datatype: str) -> list[float]:
@@ -382,35 +382,32 @@ class Json:
 
     def _string(self) -> str:
         self._take('"')
-        units: list[int] = []  # of UTF-16, as the escapes are
+        found = b""  # in UTF-16, as the escapes are
         while not self.text.startswith('"', self.at):
-            units += self._character()
+            plain = re.compile(r'[^"\\\x00-\x1f]+').match(self.text, self.at)
+            if plain:
+                self.at = plain.end()
+                found += plain[0].encode("utf-16-le")
+            else:
+                found += self._escape().to_bytes(2, "little")
         self._take('"')
-        raw = b"".join(unit.to_bytes(2, "little") for unit in units)
         try:
-            return raw.decode("utf-16-le")
+            return found.decode("utf-16-le")
         except UnicodeDecodeError:
             raise Refused from None
 
-    def _character(self) -> list[int]:
-        found = self.text[self.at : self.at + 1]
-        if found < " ":  # also at the end of the text
-            raise Refused
-        if found != "\\":
+    def _escape(self) -> int:
+        self._take("\\")  # anything else is a control character, or the end of the text
+        letter = self.text[self.at : self.at + 1]
+        simple = dict(zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True))
+        if letter in simple:
             self.at += 1
-            raw = found.encode("utf-16-le")
-            return [int.from_bytes(raw[i : i + 2], "little") for i in range(0, len(raw), 2)]
-        escape = self.text[self.at + 1 : self.at + 2]
-        simple = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r",
-                  "t": "\t"}  # fmt: skip
-        if escape in simple:
-            self.at += 2
-            return [ord(simple[escape])]
-        match = re.compile(r"\\u([0-9a-fA-F]{4})").match(self.text, self.at)
+            return ord(simple[letter])
+        match = re.compile("u([0-9a-fA-F]{4})").match(self.text, self.at)
         if match is None:
             raise Refused
-        self.at += 6
-        return [int(match[1], 16)]
+        self.at = match.end()
+        return int(match[1], 16)
 
     def _number(self) -> int | float:
         pattern = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
