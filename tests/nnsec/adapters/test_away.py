@@ -10,19 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import (
-    CommitFailedError,
-    KafkaConnectionError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    RequestTimedOutError,
-)
+from aiokafka.errors import CommitFailedError, KafkaConnectionError, KafkaError
 
-from nnsec.adapters import clients, declaration, positions, publisher, tail
+from nnsec.adapters import clients, declaration, positions, tail
 from nnsec.adapters.clients import PASSWORD, Outage, client_options, closed, connected, outage
 from nnsec.adapters.positions import Positions
-from nnsec.adapters.publisher import Publisher, TooLarge
-from nnsec.adapters.records import Out
+from nnsec.adapters.publisher import Publisher
 from nnsec.adapters.tail import Tail
 from nnsec.errors import ConfigError
 from nnsec.settings import Kafka, Settings
@@ -33,7 +26,7 @@ ELSEWHERE = Settings(kafka=Kafka(bootstrap_servers="127.0.0.1:1"))
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a moment where real waiting is a quarter of a second."""
-    for module in (clients, declaration, positions, publisher, tail):
+    for module in (clients, declaration, positions, tail):
         monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(outage, "since", None)
 
@@ -182,67 +175,6 @@ async def test_a_real_refusal_is_waited_for() -> None:
         await asyncio.wait_for(found.start(), 0.3)
     assert outage.since is not None
     await found.stop()
-
-
-# --- publishing ---
-
-
-class Producer:
-    """Acknowledges as told: one list of answers a record, by value."""
-
-    def __init__(self, answers: dict[bytes, list[Any]]) -> None:
-        self.answers = answers
-        self.sent: list[bytes] = []
-
-    async def send(self, topic: str, value: bytes, **more: Any) -> asyncio.Future[Any]:
-        self.sent.append(value)
-        answer = self.answers.get(value, []).pop(0) if self.answers.get(value) else None
-        if answer == "at once":
-            raise RequestTimedOutError
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if isinstance(answer, BaseException):
-            future.set_exception(answer)
-        else:
-            future.set_result(answer)
-        return future
-
-
-def publishing(answers: dict[bytes, list[Any]]) -> tuple[Publisher, Producer]:
-    found, producer = Publisher(ELSEWHERE), Producer(answers)
-    found._producer = producer
-    return found, producer
-
-
-@pytest.mark.parametrize("failure", ["at once", RequestTimedOutError()])
-async def test_what_failed_is_sent_again_in_order(failure: Any) -> None:
-    """All that follows it in its topic is too; other topics are not."""
-    found, producer = publishing({b"2": [failure]})
-    outs = [Out("a", b"1"), Out("a", b"2"), Out("a", b"3"), Out("b", b"4")]
-    assert await found(*outs)
-    assert producer.sent == [b"1", b"2", b"3", b"4", b"2", b"3"]
-    assert outage.since is None
-
-
-async def test_a_publication_that_no_longer_counts_is_given_up() -> None:
-    """As after a rebalance, while the broker is away."""
-    found, _ = publishing({b"1": [RequestTimedOutError()] * 99})
-    asked = iter([False, False, True])
-    assert not await found(Out("a", b"1"), stale=lambda: next(asked))
-
-
-async def test_a_record_that_is_too_large_is_said_after_the_others() -> None:
-    """They are published first, and it is not tried again."""
-    found, producer = publishing({b"1": [MessageSizeTooLargeError()], b"2": [KafkaError()]})
-    with pytest.raises(TooLarge, match="refused a record"):
-        await found(Out("a", b"1"), Out("a", b"2"))
-    assert producer.sent == [b"1", b"2", b"2"]
-
-
-async def test_an_error_of_our_own_is_not_swallowed() -> None:
-    """Only what Kafka says is retried."""
-    found, _ = publishing({b"1": [ValueError("a bug")]})
-    with pytest.raises(ValueError, match="a bug"):
-        await found(Out("a", b"1"))
 
 
 # --- reading ---
