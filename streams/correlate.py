@@ -2,15 +2,15 @@
 
 State is per model and lies in the records themselves: whoever gets a partition reads its incidents
 to the end and goes on. A record that is delivered again changes nothing, by (episode, seq) and by
-(action id, outcome). An alert is written to the partition from which it came, so that all of a
-model stays together.
+(action id, outcome). Evidence that was read and not written yet is not lost with the worker: each
+record says in its headers up to where everything is written, and what lies behind is read again.
+An alert is written to the partition from which it came, so that all of a model stays together.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
@@ -24,9 +24,7 @@ from nnsec.incidents import (
     Event,
     Quiet,
     Step,
-    heard,
     incident_id,
-    knows,
     stamped,
     step,
 )
@@ -36,71 +34,19 @@ from schemas.action import Action
 from schemas.alert import Alert
 from schemas.base import from_millis
 from schemas.incident import FINISHED, Incident
-from schemas.threats import family
 from streams.agent import Context
+from streams.cases import Book, Case
 
 EVIDENCE_EVERY = 1.0
 """Seconds between two records that only add evidence."""
 LONGEST_TICK = 5.0
 """Seconds that one tick can add to the quiet, so that a step of the clock ends nothing."""
-REMEMBERED = 8
-"""Finished incidents kept per model and family, for what is delivered late or again."""
-
 logger = logging.getLogger(__name__)
+BEHIND = ("alerts", "actions")
+"""Topics of which something read may wait to be written."""
+Where = tuple[str, int]
 Reader = Callable[[frozenset[int]], AsyncIterator[Record]]
-
-
-@dataclass(slots=True)
-class _Case:
-    """One incident, where it is written, and what is not written yet."""
-
-    incident: Incident
-    partition: int
-    dirty: bool = False
-    written: float = 0.0
-    quiet: float = 0.0
-
-
-@dataclass(slots=True)
-class _Book:
-    """All incidents of the partitions held."""
-
-    cases: dict[UUID, _Case] = field(default_factory=dict)
-    recent: dict[tuple[str, str], list[UUID]] = field(default_factory=dict)
-
-    def put(self, case: _Case) -> None:
-        known = self.recent.setdefault((case.incident.model, case.incident.family), [])
-        self.cases[case.incident.id] = case
-        if case.incident.id not in known:
-            known.append(case.incident.id)
-        finished = [i for i in known if self.cases[i].incident.state in FINISHED]
-        for old in finished[:-REMEMBERED]:
-            known.remove(old)
-            del self.cases[old]
-
-    def of(self, alert: Alert) -> _Case | None:
-        """The case that an alert belongs to; None if it opens one.
-
-        What was counted or dismissed stays where it was, so that it changes nothing when it comes
-        again; the rest goes to the open incident, or else reopens the one that knows its episode.
-        """
-        found = [self.cases[i] for i in self.recent.get((alert.model, family(alert.threat)), [])]
-        knowing = [case for case in found if knows(case.incident, alert)]
-        for case in knowing:
-            if case.incident.state == "dismissed" or heard(case.incident, alert):
-                return case
-        unfinished = [case for case in found if case.incident.state not in FINISHED]
-        wanted = unfinished or knowing
-        return wanted[-1] if wanted else None
-
-    def keep(self, partitions: frozenset[int]) -> None:
-        """Forget what other workers hold now."""
-        self.cases = {i: c for i, c in self.cases.items() if c.partition in partitions}
-        self.recent = {
-            name: kept
-            for name, ids in self.recent.items()
-            if (kept := [i for i in ids if i in self.cases])
-        }
+Rereader = Callable[[Mapping[Where, int]], AsyncIterator[Record]]
 
 
 class CorrelateAgent:
@@ -112,21 +58,28 @@ class CorrelateAgent:
         Settings (``remediation.quiet_seconds``, ``trust.operator_keys``) and log identities.
     read:
         Reads ``incidents`` of some partitions from the beginning to the end; for tests.
+    reread:
+        Reads (topic, partition) from an offset each to the end; for tests.
     """
 
     role = "correlate"
     topics = ("alerts", "actions", "commands")
 
-    def __init__(self, context: Context, read: Reader | None = None) -> None:
+    def __init__(
+        self, context: Context, read: Reader | None = None, reread: Rereader | None = None
+    ) -> None:
         self._settings = context.settings
         self._log = context.logs["alerts"]
         self._read = read or self._read_incidents
+        self._reread = reread or self._read_behind
         self._keys = tuple(keys.load_public(p) for p in context.settings.trust.operator_keys)
-        self._book = _Book()
+        self._book = Book()
         self._held: frozenset[int] = frozenset()
         self._handed: Sequence[Out] = ()
         self._again: list[Out] = []
         self._ticked: float | None = None
+        self._next: dict[Where, int] = {}
+        self._clean: dict[Where, int] = {}
 
     async def assigned(self, partitions: frozenset[tuple[str, int]]) -> None:
         """Rebuild the incidents of partitions that are new from what was written of them."""
@@ -136,21 +89,48 @@ class CorrelateAgent:
         # What was handed out last may have been given up unpublished, though it was counted.
         self._again = [out for out in (*self._again, *self._handed) if out.partition in kept]
         self._handed = ()
+        self._next = {where: o for where, o in self._next.items() if where[1] in kept}
+        self._clean = {where: o for where, o in self._clean.items() if where[1] in kept}
         if fresh := held - kept:
-            newest: dict[UUID, tuple[int, Incident]] = {}
-            async for record in self._read(fresh):
-                if record.partition in fresh:
-                    incident = Incident.decode(record.value)
-                    newest[incident.id] = (record.partition, incident)
-            for partition, incident in newest.values():
-                self._book.put(_Case(incident, partition))
+            await self._restore(fresh)
         self._held = held  # only now, so that after a failed read it is tried again as a whole
+
+    async def _restore(self, partitions: frozenset[int]) -> None:
+        newest: dict[UUID, tuple[int, Incident]] = {}
+        clean: dict[Where, int] = {}
+        async for record in self._read(partitions):
+            if record.partition in partitions:
+                incident = Incident.decode(record.value)
+                newest[incident.id] = (record.partition, incident)
+                clean = {("actions", record.partition): 0} | clean | _behind(record)
+        for partition, incident in newest.values():
+            self._book.put(Case(incident, partition))
+        async for record in self._reread(clean):
+            self._again += self._fold([record])
+        self._clean = {**clean, **self._clean}
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
         """Fold a batch; all of it is decoded first, so that a bad record leaves no trace."""
+        outs = self._fold(records)
+        self._settle()
+        return self._hand(outs)
+
+    def _fold(self, records: Sequence[Record]) -> list[Out]:
         events = [(record, named) for record in records for named in self._decode(record)]
+        for record in records:
+            # The first record that comes: all before it was written by whoever committed it.
+            if record.topic in BEHIND:
+                self._clean.setdefault((record.topic, record.partition), record.offset)
         applied = [self._apply(record, target, event) for record, (target, event) in events]
-        return self._hand([out for out in applied if out is not None])
+        for record in records:
+            if record.topic in BEHIND:
+                self._next[record.topic, record.partition] = record.offset + 1
+        return [out for out in applied if out is not None]
+
+    def _settle(self) -> None:
+        """Note up to where everything is written, where nothing waits to be."""
+        waiting = {case.partition for case in self._book.cases.values() if case.dirty}
+        self._clean |= {w: offset for w, offset in self._next.items() if w[1] not in waiting}
 
     async def tick(self, now: float) -> Sequence[Out]:
         """Write held-back evidence, and end what has been quiet for long enough."""
@@ -171,6 +151,7 @@ class CorrelateAgent:
                 )
                 if (out := self._take(case, taken, now)) is not None:
                     outs.append(out)
+        self._settle()
         return self._hand(outs)
 
     def _hand(self, outs: Sequence[Out]) -> Sequence[Out]:
@@ -216,11 +197,11 @@ class CorrelateAgent:
             return None  # opened once, finished, and now delivered again
         opened = step(None, event, log=self._log).incident
         assert opened is not None  # noqa: S101 - an alert always opens
-        case = _Case(opened, record.partition)
+        case = Case(opened, record.partition)
         self._book.put(case)
         return self._write(case, now)
 
-    def _take(self, case: _Case, taken: Step, now: float) -> Out | None:
+    def _take(self, case: Case, taken: Step, now: float) -> Out | None:
         if taken.change == "none" or taken.incident is None:
             return None
         case.incident = taken.incident
@@ -231,7 +212,7 @@ class CorrelateAgent:
         self._book.put(case)
         return self._write(case, now)
 
-    def _write(self, case: _Case, now: float) -> Out:
+    def _write(self, case: Case, now: float) -> Out:
         case.dirty = False
         case.written = now
         incident = case.incident
@@ -244,6 +225,11 @@ class CorrelateAgent:
                 id=str(uuid5(incident.id, str(incident.version))),
                 source_role=self.role,
                 time=incident.last_seen,
+                extra=tuple(
+                    (f"nnsec-{topic}-next", str(self._clean[topic, case.partition]).encode())
+                    for topic in BEHIND
+                    if (topic, case.partition) in self._clean
+                ),
             ),
             partition=case.partition,
         )
@@ -252,3 +238,20 @@ class CorrelateAgent:
         async for record in kafka.read_to_end(self._settings, ("incidents",)):
             if record.partition in partitions:
                 yield record
+
+    async def _read_behind(self, start: Mapping[Where, int]) -> AsyncIterator[Record]:
+        async for record in kafka.read_to_end(
+            self._settings, tuple({topic for topic, _ in start}), start, only=True
+        ):
+            yield record
+
+
+def _behind(record: Record) -> dict[Where, int]:
+    """Up to where everything was written when this record of ``incidents`` was."""
+    known = dict(record.headers)
+    found = {topic: known.get(f"nnsec-{topic}-next") for topic in BEHIND}
+    return {
+        (topic, record.partition): int(offset)
+        for topic, offset in found.items()
+        if offset is not None and offset.isdigit()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +43,14 @@ def alert(
     )  # fmt: skip
 
 
+def action(incident: Incident, outcome: Any, name: str = "a", *, after: float = 0) -> Action:
+    return Action(
+        id=name, action="quarantine", model="digits", incident=incident.id, outcome=outcome,
+        subject=Subject(kind="source", id="s1"), automatic=True, by="remediation", reason="",
+        time=T0 + timedelta(seconds=after),
+    )  # fmt: skip
+
+
 class Kept:
     """The topic ``incidents``, and the agents that write it."""
 
@@ -55,22 +63,32 @@ class Kept:
             }
         )
         self.log: list[Record] = []
+        self.sent: list[Record] = []
         self.offset = 0
 
     def agent(self) -> CorrelateAgent:
         context = SimpleNamespace(settings=self.settings, logs={"alerts": LOG})
-        return CorrelateAgent(cast("Context", context), self.read)
+        return CorrelateAgent(cast("Context", context), self.read, self.reread)
 
     async def read(self, partitions: frozenset[int]) -> AsyncIterator[Record]:
         for record in self.log:
             if record.partition in partitions:
                 yield record
 
+    async def reread(self, start: Mapping[tuple[str, int], int]) -> AsyncIterator[Record]:
+        for record in self.sent:
+            if record.offset >= start.get((record.topic, record.partition), 10**9):
+                yield record
+
     def write(self, outs: Sequence[Out]) -> list[Incident]:
         for out in outs:
             assert out.topic == "incidents"
             assert out.partition is not None
-            self.log.append(Record(out.topic, out.partition, len(self.log), 0, out.key, out.value))
+            self.log.append(
+                Record(
+                    out.topic, out.partition, len(self.log), 0, out.key, out.value, out.headers
+                )
+            )  # fmt: skip
         return [Incident.decode(out.value) for out in outs]
 
     def record(self, event: Alert | Action | bytes, partition: int = 0, after: float = 0) -> Record:
@@ -78,7 +96,8 @@ class Kept:
         topic = {Alert: "alerts", Action: "actions", bytes: "commands"}[type(event)]
         value = event if isinstance(event, bytes) else event.encode()
         time = to_millis(T0 + timedelta(seconds=after))
-        return Record(topic, partition, self.offset, time, b"digits", value)
+        self.sent.append(Record(topic, partition, self.offset, time, b"digits", value))
+        return self.sent[-1]
 
     def dismiss(
         self, target: str, key: keys.PrivateKey | None = None, kind: Any = "dismiss"
@@ -142,13 +161,9 @@ async def test_a_kill_and_everything_again_gives_the_same(kept: Kept, cut: int) 
     """Whatever was written before the kill, redelivery neither repeats nor loses a change."""
     agent = await started(kept)
     opened = kept.write(await agent.process([kept.record(alert())]))[0]
-    action = Action(
-        id="a1", action="quarantine", model="digits", incident=opened.id,
-        subject=Subject(kind="source", id="s1"), outcome="proposed", automatic=True,
-        by="remediation", reason="", time=T0,
-    )  # fmt: skip
+    proposed = action(opened, "proposed", "a1")
     steps = [
-        action.model_copy(update={"outcome": outcome, "time": T0 + timedelta(seconds=second)})
+        proposed.model_copy(update={"outcome": outcome, "time": T0 + timedelta(seconds=second)})
         for second, outcome in enumerate(("proposed", "running", "failed", "running", "done"))
     ]
     records = [kept.record(event) for event in (alert(), *steps, alert("s2"))]
@@ -261,9 +276,28 @@ async def test_a_bad_record_leaves_no_trace_of_its_batch(kept: Kept) -> None:
 async def test_actions_of_nobody_are_passed_over(kept: Kept) -> None:
     """An operator's own action, or one of an unknown incident, changes no incident."""
     agent = await started(kept)
-    action = Action(
+    own = Action(
         id="a", action="rollback", model="digits", incident=None, outcome="done", automatic=False,
         subject=Subject(kind="model", id="digits"), by="k", reason="", time=T0,
     )  # fmt: skip
-    unknown = action.model_copy(update={"incident": UUID(int=4)})
-    assert await agent.process([kept.record(action), kept.record(unknown)]) == []
+    unknown = own.model_copy(update={"incident": UUID(int=4)})
+    assert await agent.process([kept.record(own), kept.record(unknown)]) == []
+
+
+async def test_evidence_that_was_not_written_yet_survives_a_kill(kept: Kept) -> None:
+    """An action and a subject that were read, committed and held back for a second are kept."""
+    agent = await started(kept)
+    await agent.tick(1000.0)
+    (opened,) = kept.write(await agent.process([kept.record(alert())]))
+    kept.write(await agent.process([kept.record(action(opened, "running"))]))
+    assert kept.write(await agent.process([kept.record(action(opened, "running", "a2"))])) == []
+    assert kept.write(await agent.process([kept.record(alert("s2"))])) == []
+    other = await started(kept)  # the first one was killed after its commits
+    kept.write(await other.tick(2000.0))
+    last = kept.write(await other.process([kept.record(action(opened, "done", after=1))]))
+    assert last == []
+    (last_one,) = kept.write(await other.tick(2002.0))
+    assert {a.action_id: a.state for a in last_one.actions} == {"a": "done", "a2": "running"}
+    assert {s.subject.id for s in last_one.subjects} == {"s1", "s2"}
+    third = await started(kept)
+    assert kept.write(await third.tick(3000.0)) == []
