@@ -26,6 +26,8 @@ from nnsec.sealed import seal, unseal
 BOUND = 1.0
 QUIET = 1e-3
 """Below this evidence the figures of a subject's stretch start again."""
+REACH = 256
+"""Subjects among which the one with the least evidence goes when the table is full."""
 TAGS = 4
 DAY_MS = 24 * 3600 * 1000
 ANONYMOUS = "anonymous"
@@ -138,7 +140,8 @@ class Evidence:
     allowance:
         Where the w of each input come from.
     capacity:
-        Subjects kept; when full, the one with the least evidence goes.
+        Subjects kept; when full, the one with the least evidence in the next part of the table
+        goes, so that a flood of new names costs no look at all of it.
     memory:
         Further (subject, fingerprint) pairs remembered over all subjects; 8 bytes each.
     """
@@ -249,7 +252,8 @@ class Evidence:
     def _admit(self, key: bytes, era: int) -> int:
         slot = len(self._index)
         if slot >= self.capacity:
-            slot = int(self._slots["evidence"].argmin())
+            start = self.evicted * REACH % max(1, self.capacity - REACH + 1)
+            slot = start + int(self._slots["evidence"][start : start + REACH].argmin())
             del self._index[self._slots["key"][slot].tobytes()]
             self.evicted += 1
         elif slot >= len(self._slots):
