@@ -13,7 +13,7 @@ from uuid import UUID
 
 import numpy as np
 
-from nnsec.bets import Levels
+from nnsec.bets import Bets, Levels
 from nnsec.drift import Reference
 from nnsec.settings import Budget
 from nnsec.watch import Watch
@@ -48,13 +48,17 @@ def summary(first: int, count: int, rng: np.random.Generator) -> Summary:
 
 
 def crowd(clients: int, most: int) -> dict[str, Any]:
-    """Figures of a watch after one input of each of so many clients."""
+    """Figures of a watch after one input each of so many clients; nothing else of it grows."""
     watch = Watch("digits", Budget(max_clients=most))
-    rng = np.random.default_rng(0)
+    bets = Bets.against(REFERENCE.tiers[0], version="1")
+    watch.apply(summary(0, min(ROWS, clients), np.random.default_rng(0)), REFERENCE)
     before = peak = resident()
-    for first in range(0, clients, ROWS):
-        watch.apply(summary(first, min(ROWS, clients - first), rng), REFERENCE)
-        peak = max(peak, resident())
+    for number in range(ROWS, clients):
+        fingerprint = number * 0x9E3779B97F4A7C15 & (2**64 - 1)
+        level = (number % 20 == 0) + (number % 100 == 0)
+        watch.clients.update(f"client-{number}", level, fingerprint, bets, now=0)
+        if number % ROWS == 0:
+            peak = max(peak, resident())
     after = resident()
     size = len(watch.snapshot())
     return {

@@ -36,7 +36,7 @@ def measured(clients: int, most: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("clients", "most"),
     [
-        (60_000, 50_000),
+        (110_000, 100_000),
         pytest.param(1_050_000, 1_000_000, marks=[pytest.mark.full, pytest.mark.timeout(900)]),
     ],
 )
