@@ -37,7 +37,9 @@ class Context:
 class Agent(Protocol):
     """One role; the delivery layer alone acknowledges, retries and writes dead letters.
 
-    `process`, `tick` and `assigned` of one agent never run at the same time.
+    `process`, `tick` and `assigned` of one agent never run at the same time. The outputs of a batch
+    may still be on their way when the next is processed, if the agent has an attribute
+    ``overlaps`` that is true: it may if it has no state, or takes up all of it anew in `assigned`.
     """
 
     role: str
@@ -65,5 +67,8 @@ class Agent(Protocol):
         ...
 
     async def tick(self, now: float) -> Sequence[Out]:
-        """Do what time asks for, about every 0.25 s; ``now`` is seconds since 1970."""
+        """Do what time asks for, about every 0.25 s; ``now`` is seconds since 1970.
+
+        All that earlier batches led to is acknowledged by then, so that a snapshot is never ahead.
+        """
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -12,11 +13,15 @@ import faust
 from faust.app.base import BootStrategy
 from faust.tables.manager import TableManager
 
-from nnsec.adapters.clients import topic_name
+from nnsec.adapters.clients import client_options, patient_wait_ms, topic_name
 from nnsec.settings import Settings
 from streams.agent import Agent
-from streams.delivery import Delivery, Publish
-from streams.transport import Consumer, Transport
+from streams.delivery import Submit
+from streams.poison import dead_letter
+from streams.sluice import Options, Sluice
+
+HURRIED = frozenset({"score"})
+"""Roles whose answers are waited for; the others may read some 50 ms later."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +61,17 @@ class Role:
     """
 
     def __init__(
-        self, agent: Agent, publish: Publish, settings: Settings, logs: Mapping[str, UUID]
+        self, agent: Agent, submit: Submit, settings: Settings, logs: Mapping[str, UUID]
     ) -> None:
         self.agent = agent
-        self._publish = publish
+        self._submit = submit
         self._settings = settings
         self._logs = logs
         self._app: Any = None
-        self._delivery: Delivery | None = None
+        self._sluice: Sluice | None = None
 
     async def start(self) -> None:
         """Join the group; returns when partitions were assigned, be they none."""
-        self._delivery = None
         self._app = self._build()
         await self._app.start()
 
@@ -84,15 +88,11 @@ class Role:
     def problems(self) -> tuple[str, ...]:
         """What keeps this role from being ready."""
         role = self.agent.role
-        if self._delivery is None or not self._delivery.settled:
+        sluice = self._sluice
+        if sluice is None or sluice.delivery is None or not sluice.delivery.settled:
             return (f"{role}: no partitions assigned yet",)
-        stopped = self._consumer.stopped_partitions
+        stopped = sluice.consumer.stopped_partitions
         return tuple(f"{role}: stopped {t}/{p}: {why}" for (t, p), why in stopped.items())
-
-    @property
-    def _consumer(self) -> Consumer:
-        found: Consumer = self._app.consumer
-        return found
 
     def _build(self) -> Any:
         kafka = self._settings.kafka
@@ -116,22 +116,20 @@ class Role:
             stream_wait_empty=True,
             reply_create_topic=False,
         )
-        app.transport = Transport(app.conf.broker_consumer, app, settings=self._settings)
-        topic = app.topic(
-            *(topic_name(self._settings, name) for name in self.agent.topics),
-            key_serializer="raw", value_serializer="raw",
-        )  # fmt: skip
-
-        @app.agent(topic, name=group, concurrency=1)
-        async def deliver(stream: Any) -> None:
-            # Records come through the intake, not through Faust's stream.
-            del stream
-            self._delivery = Delivery(
-                self.agent, self._consumer, self._publish, self._settings, self._logs
-            )
-            await self._delivery.run()
-
-        app.topics.add(topic)  # subscribes; Faust does it when a stream is iterated over
+        hurried = self.agent.role in HURRIED
+        self._sluice = Sluice(
+            app,
+            self.agent,
+            options=Options(
+                client_options(kafka),
+                max_batch=kafka.max_batch,
+                fetch_wait_ms=kafka.fetch_max_wait_ms if hurried else patient_wait_ms(kafka),
+                session_timeout=kafka.session_timeout,
+            ),
+            submit=self._submit,
+            bury=partial(dead_letter, self._settings, self._logs),
+            prefix=kafka.prefix,
+        )
         return app
 
 

@@ -1,23 +1,27 @@
-"""The only place for acknowledgement, retry and dead letters: around every agent, the same."""
+"""The only place for acknowledgement, retry and dead letters: around every agent, the same.
+
+While the outputs of one batch are on their way to the broker, the next is processed. A batch counts
+as finished once all that it led to is acknowledged, and only what lies before the oldest unfinished
+one is committed. Whatever goes wrong on the way, reading begins again at what was committed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
-from uuid import UUID
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 from nnsec.adapters.records import Out, Record
-from nnsec.adapters.tail import record_of
 from nnsec.errors import TransientError
-from nnsec.settings import Settings
 from streams import metrics
 from streams.agent import Agent
 from streams.intake import Batch, Intake, Where
-from streams.poison import dead_letter, error_class
+from streams.poison import error_class
+from streams.window import Flight, Window
 
 ATTEMPTS = 3
 """How often a record that is alone in its batch is tried before it becomes a dead letter."""
@@ -27,17 +31,15 @@ _LONGEST_WAIT = 2.0
 
 logger = logging.getLogger(__name__)
 
+Stale = Callable[[], bool]
+Submit = Callable[[Sequence[Out], Stale], Awaitable[asyncio.Future[bool]]]
+"""As `nnsec.adapters.outbox.Outbox.submit`."""
+Bury = Callable[[Record, Exception, int], Out]
+"""Makes the dead letter of a record that raised an error in so many attempts."""
+
 
 class Abandoned(Exception):  # noqa: N818 - no error: the records come again, here or elsewhere
     """The batch in hand no longer counts."""
-
-
-class Publish(Protocol):
-    """What `nnsec.adapters.publisher.Publisher` does."""
-
-    async def __call__(self, *outs: Out, stale: Callable[[], bool] = ...) -> bool:
-        """Publish and wait until all are acknowledged; false if given up."""
-        ...
 
 
 class Source(Protocol):
@@ -49,14 +51,24 @@ class Source(Protocol):
         """Read again from other offsets."""
         ...
 
+    async def restart(self) -> None:
+        """Read again from what is committed, under a new assignment."""
+        ...
+
 
 class Delivery:
     """Runs one agent: takes a batch, processes, publishes, and only then lets it be committed.
 
     Parameters
     ----------
-    logs:
-        Topic, without the prefix, to the identity of its log; dead letters name it.
+    submit:
+        Puts records on their way and gives one future for all of them.
+    bury:
+        Makes dead letters.
+    prefix:
+        What Kafka's names of topics begin with, and the agent's do not.
+    max_batch:
+        Records in one batch at most.
     now:
         Seconds since 1970.
     """
@@ -65,20 +77,28 @@ class Delivery:
         self,
         agent: Agent,
         source: Source,
-        publish: Publish,
-        settings: Settings,
-        logs: Mapping[str, UUID],
+        submit: Submit,
+        bury: Bury,
+        *,
+        prefix: str = "",
+        max_batch: int = 512,
+        window: Window | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.agent = agent
         self._source = source
-        self._publish = publish
-        self._settings = settings
-        self._logs = logs
+        self._submit = submit
+        self._bury = bury
+        self._prefix = prefix
+        self._max_batch = max_batch
         self._now = now
+        self._overlaps = bool(getattr(agent, "overlaps", False))
+        self._window = window or Window()
         self._serial = 0
         self._next_tick = 0.0
         self._retries = 0
+        # An earlier delivery may have given up what it had in hand.
+        self._broken = source.intake.assignment.serial > 0
 
     @property
     def settled(self) -> bool:
@@ -92,29 +112,40 @@ class Delivery:
             try:
                 await self.step()
             except Exception:
-                # Whatever it is, the place in the log is kept and the next round tries again.
-                logger.exception("%s: unexpected, going on", self.agent.role)
+                # Whatever it is, nothing behind it may be committed: begin again where it was.
+                logger.exception("%s: unexpected, beginning again", self.agent.role)
+                self._break()
                 await asyncio.sleep(_LONGEST_WAIT)
 
     async def step(self) -> None:
         """One round: a new assignment, or else a batch if there is one and a tick if it is due."""
         intake = self._source.intake
+        if self._broken:
+            self._broken = False
+            await self._source.restart()
         if intake.open and intake.assignment.serial != self._serial:
             await self._assign()
             return
-        batch = await intake.take(self._settings.kafka.max_batch, TICK_SECONDS)
+        await self._window.room()
+        batch = await intake.take(self._max_batch, TICK_SECONDS)
         if batch is not None:
             await self._guarded(batch)
         if intake.open and self._now() >= self._next_tick and self.settled:
             self._next_tick = self._now() + TICK_SECONDS
             await self._tick()
 
+    def _break(self) -> None:
+        """Give up all that is in hand; it comes again."""
+        self._source.intake.abandon()
+        self._broken = True
+
     # --- assignments and ticks ---
 
     async def _assign(self) -> None:
         intake = self._source.intake
-        assignment, prefix = intake.assignment, self._settings.kafka.prefix
-        held = frozenset((topic.removeprefix(prefix), p) for topic, p in assignment.partitions)
+        assignment = intake.assignment
+        await self._window.empty()  # so that state is not read while more of it is being written
+        held = frozenset((t.removeprefix(self._prefix), p) for t, p in assignment.partitions)
         try:
             offsets = await self.agent.assigned(held)
         except Exception as error:  # noqa: BLE001 - an agent may raise anything
@@ -123,86 +154,111 @@ class Delivery:
         if assignment is not intake.assignment:
             return
         if offsets:
-            await self._source.rewind({(prefix + t, p): o for (t, p), o in offsets.items()})
+            await self._source.rewind({(self._prefix + t, p): o for (t, p), o in offsets.items()})
         self._serial, self._retries = assignment.serial, 0
         metrics.PARTITIONS.labels(self.agent.role).set(len(held))
         logger.info("%s: holds %d partitions", self.agent.role, len(held))
 
     async def _tick(self) -> None:
+        """Let the agent do what time asks for, with nothing on its way: all is acknowledged."""
+        intake = self._source.intake
+        epoch = intake.epoch
+        await self._window.empty()
+        if intake.epoch != epoch:
+            return
         try:
             outs = await self.agent.tick(self._now())
+            if outs and await (await self._submit(outs, lambda: intake.epoch != epoch)):
+                self._count(outs)
         except Exception as error:  # noqa: BLE001 - an agent may raise anything
             await self._wait("tick", error)
             return
         self._retries = 0
-        epoch = self._source.intake.epoch
-        if outs:
-            with contextlib.suppress(Abandoned):
-                await self._send(outs, lambda: self._source.intake.epoch != epoch)
 
     # --- batches ---
 
     async def _guarded(self, batch: Batch) -> None:
-        intake, began = self._source.intake, time.monotonic()
+        flight = Flight(batch, time.monotonic())
         try:
-            records = [record_of(self._settings, message) for message in batch.messages]
-            await self._deliver(records, lambda: intake.stale(batch))
+            records = [record(message, self._prefix) for message in batch.messages]
+            batch.messages = ()  # what was read need not be kept until it is acknowledged
+            flight.records = len(records)
+            await self._deliver(records, flight)
         except Abandoned:
             logger.info("%s: gave up a batch after a rebalance", self.agent.role)
-            intake.abandon()
         except BaseException:
-            intake.abandon()
+            self._source.intake.abandon()
             raise
-        else:
-            intake.finish(batch)
-            role = self.agent.role
-            metrics.RECORDS.labels(role).inc(len(records))
-            metrics.BATCH_RECORDS.labels(role).observe(len(records))
-            metrics.BATCH_SECONDS.labels(role).observe(time.monotonic() - began)
+        self._window.add(flight, partial(self._landed, flight))
 
-    async def _deliver(self, records: Sequence[Record], stale: Callable[[], bool]) -> None:
+    def _landed(self, flight: Flight, error: BaseException | None) -> None:
+        """Finish a batch whose outputs are all answered for."""
+        intake, role = self._source.intake, self.agent.role
+        if error is not None:
+            logger.error("%s: a batch was not published, beginning again: %r", role, error)
+            self._break()
+        if error is not None or flight.given_up or intake.stale(flight.batch):
+            return
+        intake.finish(flight.batch)
+        for topic, count in flight.outs.items():
+            metrics.OUTPUTS.labels(role, topic).inc(count)
+        metrics.RECORDS.labels(role).inc(flight.records)
+        metrics.BATCH_RECORDS.labels(role).observe(flight.records)
+        metrics.BATCH_SECONDS.labels(role).observe(time.monotonic() - flight.began)
+
+    async def _deliver(self, records: Sequence[Record], flight: Flight) -> None:
         """Process and publish; split what fails until the record that cannot pass is alone."""
         attempt = 0
         while True:
-            if stale():
+            if self._source.intake.stale(flight.batch):
                 raise Abandoned
             try:
                 outs = await self.agent.process(records)
-                await self._send(outs, stale)
-            except (TransientError, Abandoned) as error:
-                if isinstance(error, Abandoned):
-                    raise
+                await self._send(outs, flight)
+            except Abandoned:
+                raise
+            except TransientError as error:
                 await self._wait("process", error)
             except Exception as error:  # noqa: BLE001 - an agent may raise anything
                 attempt += 1
                 self._count_retry(error)
                 if len(records) > 1:
                     middle = len(records) // 2
-                    await self._deliver(records[:middle], stale)
-                    await self._deliver(records[middle:], stale)
+                    await self._deliver(records[:middle], flight)
+                    await self._deliver(records[middle:], flight)
                     return
                 if attempt >= ATTEMPTS:
-                    await self._bury(records[0], error, attempt, stale)
+                    await self._give_up(records[0], error, attempt, flight)
                     return
             else:
                 self._retries = 0
                 return
 
-    async def _bury(
-        self, record: Record, error: Exception, attempts: int, stale: Callable[[], bool]
+    async def _give_up(
+        self, record: Record, error: Exception, attempts: int, flight: Flight
     ) -> None:
         where = f"{record.topic}/{record.partition}/{record.offset}"
         logger.error("%s: %s cannot pass", self.agent.role, where, exc_info=error)
-        letter = dead_letter(self._settings, self._logs, record, error, attempts)
-        await self._send([letter], stale)
+        await self._send([self._bury(record, error, attempts)], flight)
 
-    async def _send(self, outs: Sequence[Out], stale: Callable[[], bool]) -> None:
-        if outs and not await self._publish(*outs, stale=stale):
+    async def _send(self, outs: Sequence[Out], flight: Flight) -> None:
+        """Put outputs on their way; wait for them too, if the agent asks for that."""
+        if not outs:
+            return
+        stale = partial(self._source.intake.stale, flight.batch)
+        future = await self._submit(outs, stale)
+        if self._overlaps:
+            flight.futures.append(future)
+        elif not await future:
             raise Abandoned
+        flight.note(outs)
         for out in outs:
-            metrics.OUTPUTS.labels(self.agent.role, out.topic).inc()
             if out.topic == "dead-letters":
                 metrics.DEAD_LETTERS.labels(self.agent.role, error_class(out)).inc()
+
+    def _count(self, outs: Sequence[Out]) -> None:
+        for topic, count in Counter([out.topic for out in outs]).items():
+            metrics.OUTPUTS.labels(self.agent.role, topic).inc(count)
 
     async def _wait(self, what: str, error: Exception) -> None:
         """Say so the first time, then wait longer each time."""
@@ -218,3 +274,11 @@ class Delivery:
 
     def _count_retry(self, error: Exception) -> None:
         metrics.RETRIES.labels(self.agent.role, type(error).__name__).inc()
+
+
+def record(message: Any, prefix: str) -> Record:
+    """Convert what aiokafka read."""
+    return Record(
+        message.topic.removeprefix(prefix), message.partition, message.offset, message.timestamp,
+        message.key, message.value, tuple(message.headers),
+    )  # fmt: skip

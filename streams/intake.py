@@ -1,8 +1,8 @@
 """Between fetching and processing: a queue bounded in records and bytes, and the ledger.
 
-A batch is finished as a whole and the batches of a partition come in log order, one at a time.
-So the offset after the newest finished record is all there is to commit: it can never pass a
-record in hand. Whatever belongs to an earlier assignment is dropped by its epoch.
+Several batches may be in hand at once, the first with its outputs on the way to the broker and the
+last in process. Whatever order they end in, only what lies before the oldest one that is not
+finished can be committed. What belongs to an earlier assignment is dropped by its epoch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,20 @@ class Assignment:
     partitions: frozenset[Where]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
-    """Messages as the client library read them, in log order per partition."""
+    """Messages as the client library read them, in log order per partition.
+
+    Parameters
+    ----------
+    ends:
+        Offset after the last message of each partition in it.
+    """
 
     epoch: int
     messages: Sequence[Any]
     ends: Mapping[Where, int]
-    """Offset after the last message of each partition in it."""
+    finished: bool = False
 
 
 NOBODY = Assignment(0, frozenset())
@@ -43,8 +49,10 @@ _EACH = 128
 
 def weight(message: Any) -> int:
     """Bytes that a message, as aiokafka read it, holds in memory."""
-    headers = sum(len(name) + len(content or b"") for name, content in message.headers)
-    return _EACH + len(message.key or b"") + len(message.value or b"") + headers
+    size = _EACH + len(message.key or b"") + len(message.value or b"")
+    for name, content in message.headers:
+        size += len(name) + len(content or b"")
+    return size
 
 
 class Intake:
@@ -72,6 +80,7 @@ class Intake:
         self._emptied = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._hand: deque[Batch] = deque()
         self._done: dict[Where, int] = {}
         self._committed: dict[Where, int] = {}
         self.epoch = 0
@@ -88,8 +97,7 @@ class Intake:
 
     def void(self) -> int:
         """Begin a new epoch: what is queued or in hand no longer counts."""
-        self.epoch += 1
-        self._clear()
+        self.abandon()
         self._done.clear()
         self._committed.clear()
         return self.epoch
@@ -135,7 +143,7 @@ class Intake:
         return self._idle.is_set()
 
     def committable(self) -> dict[Where, int]:
-        """Offsets that are finished and not committed yet."""
+        """Offsets that are finished, with all before them, and not committed yet."""
         return {w: o for w, o in self._done.items() if o > self._committed.get(w, -1)}
 
     def committed(self, epoch: int, offsets: Mapping[Where, int]) -> None:
@@ -148,7 +156,8 @@ class Intake:
     async def take(self, limit: int, seconds: float) -> Batch | None:
         """Take what is queued, up to a limit; None if nothing came in time (s).
 
-        Whoever takes a batch calls `finish` or `abandon` before the next.
+        Each batch that is taken must be told to `finish`, in any order, or else all that is in
+        hand must be told to `abandon`.
         """
         if not (self.open and self._queue):
             self._filled.clear()
@@ -167,7 +176,9 @@ class Intake:
         self._bytes -= taken
         self._emptied.set()
         self._idle.clear()
-        return Batch(self.epoch, messages, ends)
+        batch = Batch(self.epoch, messages, ends)
+        self._hand.append(batch)
+        return batch
 
     def stale(self, batch: Batch) -> bool:
         """Whether a batch no longer counts and will be delivered anew, here or elsewhere."""
@@ -175,13 +186,23 @@ class Intake:
 
     def finish(self, batch: Batch) -> None:
         """Note that all that a batch led to is acknowledged."""
-        if not self.stale(batch):
-            self._done.update(batch.ends)
-        self._idle.set()
+        batch.finished = True
+        if self.stale(batch):
+            return
+        while self._hand and self._hand[0].finished:
+            self._done.update(self._hand.popleft().ends)
+        if not self._hand:
+            self._idle.set()
 
     def abandon(self) -> None:
-        """Note that the batch in hand was given up."""
+        """Give up all that is in hand or queued, and hand out no more until positions are set.
+
+        Otherwise what comes behind would be committed over what was given up.
+        """
+        self.epoch += 1
+        self._hand.clear()
         self._idle.set()
+        self.close()
 
     def _clear(self) -> None:
         self._queue.clear()

@@ -52,6 +52,7 @@ class JoinAgent:
 
     role = "join"
     topics = (LABELS, SCORES)
+    overlaps = True
 
     def __init__(
         self, context: Context, bounds: FindBounds | None = None, read: Read | None = None

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from nnsec.adapters.clients import outage
-from nnsec.adapters.declaration import declare
+from nnsec.adapters.declaration import declare, limits
 from nnsec.adapters.positions import commit_start
 from nnsec.adapters.probes import Probes
 from nnsec.adapters.publisher import Publisher
@@ -93,10 +93,10 @@ class Runtime:
         if agents is None:
             context = await stack.enter_async_context(self._context(logs))
             agents = [build(name, context) for name in self._names]
-        publisher = Publisher(self._settings)
+        publisher = Publisher(self._settings, limits(self._settings))
         stack.push_async_callback(publisher.stop)
         await publisher.start()
-        self._roles = [Role(agent, publisher, self._settings, logs) for agent in agents]
+        self._roles = [Role(agent, publisher.submit, self._settings, logs) for agent in agents]
         stack.push_async_callback(self._drain)
         self._tasks = [asyncio.create_task(keep_running(role)) for role in self._roles]
         self._state = "running"

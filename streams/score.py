@@ -54,6 +54,7 @@ class ScoreAgent:
 
     role = "score"
     topics = (INPUTS,)
+    overlaps = True
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -64,6 +64,7 @@ class ScreenAgent:
 
     role = "screen"
     topics = (TOPIC,)
+    overlaps = True
 
     def __init__(self, context: Context, read: Reader | None = None) -> None:
         self._context = context

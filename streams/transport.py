@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -28,26 +29,46 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from nnsec.adapters.clients import (
-    RETRY_SECONDS,
-    bare_name,
-    client_options,
-    connected,
-    outage,
-    patient_wait_ms,
-)
-from nnsec.settings import Settings
+from nnsec.adapters.clients import RETRY_SECONDS, connected, outage
 from streams import metrics
 from streams.intake import Intake, Where
 
 POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 1.0
-HURRIED = frozenset({"score"})
-"""Roles whose answers are waited for; the others may read some 50 ms later."""
 ROOM_BATCHES = 8
 """Batches that may wait in the queue before fetching pauses."""
+ROOM_BYTES = 32 * 1024 * 1024
+BATCH_BYTES = 8 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How records are read.
+
+    Parameters
+    ----------
+    client:
+        Arguments of every aiokafka client: addresses and secrets.
+    max_batch:
+        Records of one fetch and of one batch at most.
+    fetch_wait_ms:
+        How long the broker may hold a fetch back when there is nothing to read.
+    session_timeout:
+        s; so long after it died a member's partitions go to others.
+    room_bytes:
+        Bytes that may wait before fetching pauses.
+    batch_bytes:
+        Bytes from which on a batch takes no more records.
+    """
+
+    client: Mapping[str, Any]
+    max_batch: int = 512
+    fetch_wait_ms: int = 100
+    session_timeout: float = 10.0
+    room_bytes: int = ROOM_BYTES
+    batch_bytes: int = BATCH_BYTES
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -62,21 +83,17 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._consumer = await connected(self._new_consumer)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
-        kafka, group = self.transport.settings.kafka, self.app.conf.id
-        session = int(kafka.session_timeout * 1000)
+        options, group = self.transport.options, self.app.conf.id
+        session = int(options.session_timeout * 1000)
         return AIOKafkaConsumer(
-            **client_options(kafka),
+            **options.client,
             group_id=group,
             client_id=group,
             partition_assignment_strategy=[RangePartitionAssignor],
             enable_auto_commit=False,
             auto_offset_reset="none",
-            fetch_max_wait_ms=(
-                kafka.fetch_max_wait_ms
-                if bare_name(self.transport.settings, group) in HURRIED
-                else patient_wait_ms(kafka)
-            ),
-            max_poll_records=kafka.max_batch,
+            fetch_max_wait_ms=options.fetch_wait_ms,
+            max_poll_records=options.max_batch,
             session_timeout_ms=session,
             rebalance_timeout_ms=max(session, 10_000),
             heartbeat_interval_ms=int(min(HEARTBEAT_SECONDS * 1000, session / 3)),
@@ -104,7 +121,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 # Without a timeout this never yields to the loop, so nobody seeks between
                 # reading and noting the epoch.
                 found = await fetcher.fetched_records(
-                    active, timeout=0, max_records=self.transport.settings.kafka.max_batch
+                    active, timeout=0, max_records=self.transport.options.max_batch
                 )
             left = deadline - asyncio.get_running_loop().time()
             if found or left <= 0:
@@ -170,9 +187,11 @@ class Consumer(driver.Consumer):
     _thread: ConsumerThread
 
     def __post_init__(self) -> None:
-        self.settings = self.transport.settings
-        self.intake = Intake(self.settings.kafka.max_batch * ROOM_BATCHES)
-        self.role = bare_name(self.settings, self.app.conf.id)
+        options = self.transport.options
+        self.intake = Intake(
+            options.max_batch * ROOM_BATCHES, options.room_bytes, options.batch_bytes
+        )
+        self.role = self.transport.role
         self.stopped_partitions: dict[Where, str] = {}
         self._placing: asyncio.Task[None] | None = None
 
@@ -264,6 +283,12 @@ class Consumer(driver.Consumer):
         await self._thread.place(self.intake.void(), offsets)
         self.intake.admit(frozenset(offsets))
 
+    async def restart(self) -> None:
+        """Read again from what is committed, under a new assignment."""
+        await self.commit()
+        if self.flow_active:  # else the rebalance that goes on ends in the same
+            await self.perform_seek()
+
     async def rewind(self, offsets: Mapping[Where, int]) -> None:
         """Read again from offsets that an agent names, of partitions that it holds."""
         self.intake.close()
@@ -273,8 +298,8 @@ class Consumer(driver.Consumer):
     # --- committing ---
 
     async def wait_empty(self) -> None:
-        """Give the batch in hand time to finish, then commit."""
-        if not await self.intake.wait_idle(self.settings.kafka.session_timeout / 2):
+        """Give what is in hand or on its way time to finish, then commit."""
+        if not await self.intake.wait_idle(self.transport.options.session_timeout / 2):
             logger.info("%s: a batch did not finish in time; it will come again", self.app.conf.id)
         await self.commit()
 
@@ -293,13 +318,21 @@ class Consumer(driver.Consumer):
         if self._placing is not None:
             self._placing.cancel()
         await super().on_stop()
+        self.intake.void()
 
 
 class Transport(driver.Transport):
-    """Makes the consumer above."""
+    """Makes the consumer above.
+
+    Parameters
+    ----------
+    role:
+        Under which name its metrics are counted.
+    """
 
     Consumer = Consumer
 
-    def __init__(self, url: Any, app: Any, *, settings: Settings) -> None:
+    def __init__(self, url: Any, app: Any, *, options: Options, role: str) -> None:
         super().__init__(url, app)
-        self.settings = settings
+        self.options = options
+        self.role = role

@@ -77,6 +77,13 @@ def config(settings: Settings, topic: Topic) -> dict[str, str]:
     return found
 
 
+def limits(settings: Settings) -> dict[str, int]:
+    """The largest batch (bytes) of each topic that is declared with one."""
+    declared = {name: config(settings, topic) for name, topic in TOPICS.items()}
+    key = "max.message.bytes"
+    return {name: int(found[key]) for name, found in declared.items() if key in found}
+
+
 async def declare(settings: Settings, *, now: datetime) -> dict[str, UUID]:
     """Create what topics are missing, check those that are there, and read their identities.
 
