@@ -59,13 +59,19 @@ class InputForest(Detector):
         """See `Detector.score`."""
         # The forest was grown on single precision: compare in it, as scikit-learn does.
         values = statistics(forward, network).astype(np.float32)
+        if self.feature.max() >= values.shape[1]:
+            raise IndexError(f"its trees cut more than the {values.shape[1]} statistics there are")
         trees, inner = self.feature.shape
-        tree, row = np.arange(trees)[None, :], np.arange(len(values))[:, None]
-        node = np.zeros((len(values), trees), np.int64)
+        feature, threshold = self.feature.ravel(), self.threshold.ravel()
+        row = np.arange(0, values.size, values.shape[1])[:, None]
+        tree = np.arange(trees)[None, :]
+        # A node's place in the arrays of all trees: flat look-ups cost half of those by pairs.
+        place = np.broadcast_to(tree * inner, (len(values), trees))
         for _ in range((inner + 1).bit_length() - 1):
-            right = values[row, self.feature[tree, node]] > self.threshold[tree, node]
-            node = 2 * node + 1 + right
-        mean = self.length[tree, node - inner].mean(axis=1)
+            right = values.take(row + feature.take(place)) > threshold.take(place)
+            place = 2 * place + (1 - tree * inner) + right
+        leaf = place - inner + tree  # each tree has one leaf more than it has nodes
+        mean = self.length.ravel().take(leaf).mean(axis=1)
         score: NDArray[np.float64] = 2.0 ** (-mean / self.usual[0])
         return score
 

@@ -55,7 +55,8 @@ class LocalLikelihood(Detector):
     def score(self, forward: Forward, network: Network) -> NDArray[np.float64]:
         """See `Detector.score`."""
         table = torch.from_numpy(self.surprise).to(forward.inputs.device).flatten()
-        mean: NDArray[np.float64] = table[codes(forward.inputs).flatten(1)].mean(1).cpu().numpy()
+        pixels = table.index_select(0, codes(forward.inputs).flatten())
+        mean: NDArray[np.float64] = pixels.reshape(len(forward), -1).mean(1).cpu().numpy()
         return mean
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -75,7 +76,7 @@ def codes(x: Tensor) -> Tensor:
 
     Returns
     -------
-    (batch, channels, height, width) int64.
+    (batch, channels, height, width) int32.
     """
     images = x.reshape(x.shape[0], -1, *x.shape[-2:])
     padded = functional.pad(images, (1, 1, 1, 1))
@@ -91,4 +92,4 @@ def codes(x: Tensor) -> Tensor:
 
 def _step(x: Tensor, steps: int) -> Tensor:
     """Which of ``steps`` equal parts of [0, 1] each value is in."""
-    return (x * steps).long().clamp(0, steps - 1)
+    return (x * steps).to(torch.int32).clamp_(0, steps - 1)
