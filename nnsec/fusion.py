@@ -91,6 +91,22 @@ class Fusion:
         distance: NDArray[np.float64] = np.sqrt(np.maximum(squares, 0.0))
         return distance
 
+    def part(self, columns: NDArray[np.bool_]) -> Fusion:
+        """The distance over some detectors: the least that the whole distance can be, given them.
+
+        Parameters
+        ----------
+        columns:
+            (detectors,) which.
+        """
+        if columns.all():
+            return self
+        covariance = np.linalg.inv(self.precision)[np.ix_(columns, columns)]
+        return Fusion(
+            self.centre[columns], self.spread[columns], self.power[columns], self.mean[columns],
+            np.linalg.inv(covariance),
+        )  # fmt: skip
+
     def state(self) -> dict[str, NDArray[Any]]:
         """All of it, as arrays."""
         return {name: getattr(self, name) for name in FIELDS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,7 +18,13 @@ from nnsec.settings import Input
 
 T = TypeVar("T")
 
-TILE = {"cpu": 32, "cuda": 256}
+CUDA_TILE = 256
+SMALL_INPUT = 256
+"""Inputs of fewer values go through the model 32 at a time on a CPU, larger ones 8 at a time.
+
+From 8 inputs of 784 values on, a pass costs the same an input (measured: 3 % from the best), and
+one that comes alone waits for 7 empty places and not for 31. Inputs of 64 values cost half in a
+tile of 32 of what they cost in a tile of 8."""
 SMALLEST_IMAGE = 4
 """Fewer pixels a side than this are no image: no detector can filter them."""
 
@@ -50,6 +57,15 @@ class Forward:
         """Some rows of the batch."""
         index = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self.logits.device)
         return Forward(self.inputs[index], self.logits[index], self.features[index])
+
+    def padded(self, rows: int) -> Forward:
+        """As many ``rows`` as told: rows of zeros behind its own."""
+        lack = rows - len(self)
+        inputs, logits, features = (
+            torch.cat([part, part.new_zeros(lack, *part.shape[1:])])
+            for part in (self.inputs, self.logits, self.features)
+        )
+        return Forward(inputs, logits, features)
 
     def once(self, key: str, compute: Callable[[], T]) -> T:
         """``compute()``, or what it gave the first time for this batch."""
@@ -109,7 +125,7 @@ class Network:
         except (RuntimeError, AssertionError) as error:  # torch asserts that it has CUDA
             raise ConfigError(f"device {device!r} cannot be used: {error}") from error
         self.input = input
-        self.tile = TILE.get(self.device.type, TILE["cpu"])
+        self.tile = _tile(self.device, input)
         self._seen: list[tuple[int, Tensor]] = []
         for rank, head in self._heads(features):
             head.register_forward_pre_hook(self._keep(rank))
@@ -212,3 +228,10 @@ class Network:
                 "logits of shape [batch, classes] with two classes or more are needed"
             )
         return int(logits.shape[1]), int(features.shape[1])
+
+
+def _tile(device: torch.device, spec: Input) -> int:
+    """Inputs in one pass: decided by the input's size alone, so that all workers decide alike."""
+    if device.type == "cuda":
+        return CUDA_TILE
+    return 32 if math.prod(spec.shape) < SMALL_INPUT else 8

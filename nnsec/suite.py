@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from nnsec import detectors as registry
 from nnsec.calibration import Calibration, rank_p_value
+from nnsec.cascade import Cascade, under
 from nnsec.detectors import Detector
 from nnsec.errors import ConfigError, Unsafe
-from nnsec.fusion import Fusion
 from nnsec.network import Forward, Network
 from nnsec.splits import Splits
-
-LARGEST = 1e30
-"""Stands for a figure that is not finite: the most suspicious there is."""
+from nnsec.stages import first_stage, second_stage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,17 +34,20 @@ class Scored:
     p_value:
         (batch,) float32, of the fused score, in (0, 1].
     p_values:
-        (batch, detectors) float32; they explain, and are not fused.
+        (batch, detectors) float32; they explain, and are not fused. 1 where one did not run.
     level:
         (batch,) uint8, thresholds that the score exceeds, 0 to 5.
     tier:
         (batch,) uint8, which calibration it was judged by.
     coverage:
-        (batch,) float32, stages run over stages wanted.
+        (batch,) float32, stages run over stages wanted; a clear input wants only the first.
     features:
         (batch, features) float32.
     flag:
         (batch,) bool, p_value ≤ α.
+    audited:
+        (batch,) bool, clear after the first stage, and drawn to go through all detectors. The
+        share of flags among them is what the first stage hides.
     """
 
     prediction: NDArray[np.int64]
@@ -59,10 +60,11 @@ class Scored:
     coverage: NDArray[np.float32]
     features: NDArray[np.float32]
     flag: NDArray[np.bool_]
+    audited: NDArray[np.bool_]
 
 
 class Suite:
-    """Fitted detectors of one model, their fusion and its calibration.
+    """Fitted detectors of one model, the cascade that they make, and its calibration.
 
     Parameters
     ----------
@@ -70,10 +72,10 @@ class Suite:
         The model.
     detectors:
         Fitted, in the order of the columns of p_values.
-    fusion:
+    cascade:
         Fitted on scores of inputs that no detector was fitted on.
     calibration:
-        Of fused scores of yet other inputs.
+        Of the cascade's scores of yet other inputs.
     columns:
         (n, detectors) the detectors' scores of the calibration inputs, each column ascending.
     """
@@ -82,15 +84,16 @@ class Suite:
         self,
         network: Network,
         detectors: Sequence[Detector],
-        fusion: Fusion,
+        cascade: Cascade,
         calibration: Calibration,
         columns: NDArray[np.float64],
     ) -> None:
         self.network = network
         self.detectors = tuple(detectors)
-        self.fusion = fusion
+        self.cascade = cascade
         self.calibration = calibration
         self.columns = columns
+        self._ascending = np.ascontiguousarray(columns.T)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,16 +143,15 @@ class Suite:
             detector.fit(reference, labels[splits.train], network, seed)
             # As a checkpoint gives it back: the order of an array in memory moves last digits.
             detector.restore(_packed(detector.state()))
-        held_out, calibrate = (
-            [_raw(network, chosen, tile) for tile in _tiles(network, x[rows])]
-            for rows in (splits.fit, splits.calibrate)
-        )
-        fusion = Fusion.restore(_packed(Fusion.fit(_rows(held_out, len(splits.fit))).state()))
-        raw = _rows(calibrate, len(splits.calibrate))
-        prediction = np.concatenate([tile.prediction for tile, _ in calibrate])[: len(raw)]
-        fused = _fuse(fusion, raw)
-        calibration = Calibration.fit(fused, prediction, alpha=alpha)
-        return cls(network, chosen, fusion, calibration, np.sort(raw, axis=0))
+        held_out, calibrate = x[splits.fit], x[splits.calibrate]
+        cascade = Cascade.fit(_whole(network, chosen, network.forward(held_out)), cheap(chosen))
+        forward = network.forward(calibrate)
+        raw = _whole(network, chosen, forward)
+        first = cascade.first_score(raw)
+        through = cascade.doubt(first) | cascade.drawn(calibrate)
+        score = cascade.score(first, raw, through)
+        calibration = Calibration.fit(score, forward.prediction, alpha=alpha)
+        return cls(network, chosen, cascade, calibration, np.sort(raw, axis=0))
 
     def score(self, x: NDArray[Any]) -> Scored:
         """Score a batch; a row's figures do not depend on the other rows.
@@ -159,46 +161,76 @@ class Suite:
         x:
             (batch, *shape) in the wire dtype, within the model's range.
         """
-        tiles = [_raw(self.network, self.detectors, tile) for tile in _tiles(self.network, x)]
-        raw = _rows(tiles, len(x))
-        logits = np.concatenate([forward.logits.double().cpu().numpy() for forward, _ in tiles])
-        features = np.concatenate([forward.features.cpu().numpy() for forward, _ in tiles])
-        prediction = np.concatenate([forward.prediction for forward, _ in tiles])[: len(x)]
-        score = _fuse(self.fusion, raw)
-        p_value = self.calibration.p_value(score, prediction)
-        p_values = np.stack(
-            [rank_p_value(self.columns[:, d], raw[:, d]) for d in range(raw.shape[1])], axis=1
-        )
+        forward = self.network.forward(x)
+        raw, first, doubt = self._first(forward)
+        drawn = self.cascade.drawn(x)
+        through = doubt | drawn
+        ran = self.cascade.cheap | through[:, None]
+        if not self.cascade.cheap.all():
+            rows = np.flatnonzero(through)
+            costly = ~self.cascade.cheap
+            raw[np.ix_(rows, costly)] = second_stage(
+                self.network, _where(self.detectors, costly), forward, rows
+            )
+        score = self.cascade.score(first, raw, through)
+        p_value = self.calibration.p_value(score, forward.prediction)
         return Scored(
-            prediction=prediction,
-            confidence=_confidence(logits[: len(x)]),
+            prediction=forward.prediction,
+            confidence=_confidence(forward.logits.double().cpu().numpy()),
             score=score,
             p_value=p_value.astype(np.float32),
-            p_values=p_values.astype(np.float32),
+            p_values=self._p_values(raw, ran),
             level=self.calibration.level(score),
             tier=np.zeros(len(x), np.uint8),
             coverage=np.ones(len(x), np.float32),
-            features=features[: len(x)],
+            features=forward.features.cpu().numpy(),
             flag=p_value <= self.calibration.alpha,
+            audited=drawn & ~doubt,
         )
 
-    def raw_scores(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        """(batch, detectors) what each detector says of each input, before the fusion.
+    def _first(
+        self, forward: Forward
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.bool_]]:
+        """Raw scores with the cheap columns filled, their distance, and which rows are in doubt."""
+        cheap = self.cascade.cheap
+        raw = np.zeros((len(forward), len(cheap)))
+        raw[:, cheap] = first_stage(self.network, _where(self.detectors, cheap), forward)
+        first = self.cascade.first_score(raw)
+        return raw, first, self.cascade.doubt(first)
+
+    def _p_values(self, raw: NDArray[np.float64], ran: NDArray[np.bool_]) -> NDArray[np.float32]:
+        columns = zip(self._ascending, raw.T, strict=True)
+        found = np.stack([rank_p_value(ascending, scores) for ascending, scores in columns], axis=1)
+        return np.where(ran, found, 1.0).astype(np.float32)
+
+    def through(self, x: NDArray[Any]) -> NDArray[np.bool_]:
+        """(batch,) which inputs go through all detectors: in doubt after the first stage, or drawn.
 
         Parameters
         ----------
         x:
             As in `score`.
         """
-        tiles = [_raw(self.network, self.detectors, tile) for tile in _tiles(self.network, x)]
-        return _rows(tiles, len(x))
+        doubt = self._first(self.network.forward(x))[2]
+        found: NDArray[np.bool_] = doubt | self.cascade.drawn(x)
+        return found
+
+    def raw_scores(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """(batch, detectors) what each detector says of each input, all run, before the fusion.
+
+        Parameters
+        ----------
+        x:
+            As in `score`.
+        """
+        return _whole(self.network, self.detectors, self.network.forward(x))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All but the model, as arrays with dotted names."""
         listed = np.frombuffer(",".join(self.names).encode(), np.uint8)
         arrays: dict[str, NDArray[Any]] = {"detectors": listed, "columns": self.columns}
-        for prefix, part in (("fusion", self.fusion), ("calibration", self.calibration)):
-            arrays |= {f"{prefix}.{name}": array for name, array in part.state().items()}
+        arrays |= self.cascade.state()
+        arrays |= {f"calibration.{k}": array for k, array in self.calibration.state().items()}
         for detector in self.detectors:
             for name, array in detector.state().items():
                 arrays[f"detector.{detector.name}.{name}"] = array
@@ -224,12 +256,12 @@ class Suite:
             raise Unsafe("the fitted detectors name one twice, or have scores that are not finite")
         chosen = [registry.make(name) for name in listed]
         for detector in chosen:
-            detector.restore(_under(state, f"detector.{detector.name}."))
-        fusion = Fusion.restore(_under(state, "fusion."))
-        calibration = Calibration.restore(_under(state, "calibration."))
-        if columns.shape != (calibration.n, len(chosen)) or len(fusion.mean) != len(chosen):
-            raise Unsafe("the fitted detectors, their fusion and its calibration do not fit")
-        suite = cls(network, chosen, fusion, calibration, columns)
+            detector.restore(under(state, f"detector.{detector.name}."))
+        cascade = Cascade.restore(state, cheap(chosen))
+        calibration = Calibration.restore(under(state, "calibration."))
+        if columns.shape != (calibration.n, len(chosen)):
+            raise Unsafe("the fitted detectors and their calibration do not fit")
+        suite = cls(network, chosen, cascade, calibration, columns)
         suite._try_out()
         return suite
 
@@ -237,9 +269,10 @@ class Suite:
         """Score one input at the range's lower end: arrays that do not fit the model fail here."""
         spec = self.network.input
         low = np.full((1, *spec.shape), spec.range[0], spec.dtype)
+        forward = self.network.forward(low)
         for detector in self.detectors:
             try:
-                _raw(self.network, [detector], _tiles(self.network, low)[0])
+                _whole(self.network, [detector], forward)
             except (ValueError, IndexError, TypeError, RuntimeError) as error:
                 raise Unsafe(
                     f"the fitted detector {detector.name!r} does not fit the model: {error}"
@@ -264,30 +297,27 @@ def choose(network: Network, names: Sequence[str] = ()) -> tuple[Detector, ...]:
     return tuple(detector for detector in made if detector.name not in unfit)
 
 
-Tile = tuple[Forward, NDArray[np.float64]]
+def cheap(detectors: Sequence[Detector]) -> NDArray[np.bool_]:
+    """(detectors,) which run on every input; where all are costly, all do."""
+    found = np.array([not detector.costly for detector in detectors])
+    return found if found.any() else ~found
 
 
-def _tiles(network: Network, x: NDArray[Any]) -> list[NDArray[Any]]:
-    """Equal pieces, the last padded: every computation has one shape, so replays are identical."""
-    lack = -len(x) % network.tile
-    low = np.full((lack, *x.shape[1:]), network.input.range[0], x.dtype)
-    padded = np.concatenate([x, low]) if lack else x
-    return [padded[k : k + network.tile] for k in range(0, len(padded), network.tile)]
+def _whole(
+    network: Network, detectors: Sequence[Detector], forward: Forward
+) -> NDArray[np.float64]:
+    """(batch, detectors) scores of all detectors for all rows, each in its own stage's shape."""
+    raw = np.zeros((len(forward), len(detectors)))
+    early = cheap(detectors)
+    rows = np.arange(len(forward))
+    raw[:, early] = first_stage(network, _where(detectors, early), forward)
+    if not early.all():
+        raw[:, ~early] = second_stage(network, _where(detectors, ~early), forward, rows)
+    return raw
 
 
-def _raw(network: Network, detectors: Sequence[Detector], x: NDArray[Any]) -> Tile:
-    forward = network.forward(x)
-    scores = np.stack([detector.score(forward, network) for detector in detectors], axis=1)
-    return forward, np.nan_to_num(scores, nan=LARGEST, posinf=LARGEST, neginf=-LARGEST)
-
-
-def _rows(tiles: Sequence[Tile], rows: int) -> NDArray[np.float64]:
-    return np.concatenate([scores for _, scores in tiles])[:rows]
-
-
-def _fuse(fusion: Fusion, raw: NDArray[np.float64]) -> NDArray[np.float32]:
-    """In single precision from the start: what is published is what was compared."""
-    return np.minimum(fusion.score(raw), LARGEST).astype(np.float32)
+def _where(detectors: Sequence[Detector], chosen: NDArray[np.bool_]) -> list[Detector]:
+    return [detector for detector, one in zip(detectors, chosen, strict=True) if one]
 
 
 def _confidence(logits: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -298,9 +328,3 @@ def _confidence(logits: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def _packed(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {name: np.array(array, order="C") for name, array in arrays.items()}
-
-
-def _under(state: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {
-        name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)
-    }

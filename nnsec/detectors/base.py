@@ -24,6 +24,8 @@ class Detector(ABC):
     """Unique; lower case, no comma."""
     needs_images: ClassVar[bool] = False
     """Whether vector models are to do without it."""
+    costly: ClassVar[bool] = False
+    """Whether it looks only at inputs that the others leave in doubt."""
     fitted: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes that `fit` sets."""
 

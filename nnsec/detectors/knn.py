@@ -23,6 +23,7 @@ class Knn(Detector):
     """
 
     name: ClassVar[str] = "knn"
+    costly: ClassVar[bool] = True
     fitted: ClassVar[tuple[str, ...]] = ("references", "labels")
 
     references: NDArray[np.float32]

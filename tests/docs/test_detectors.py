@@ -65,7 +65,7 @@ def test_one_file_is_all_it_takes(added: None, material: Material, network: Netw
     scored = suite.score(material.honest(64, seed=1).x)
     assert scored.p_values.shape == (64, len(suite.names))
     assert len(np.unique(scored.p_values[:, column])) > 20
-    assert len(suite.fusion.mean) == len(suite.names)
+    assert len(suite.cascade.fusion.mean) == len(suite.names)
     assert suite.columns.shape == (suite.calibration.n, len(suite.names))
     state = suite.state()
     assert state[f"detector.{NAME}.noise"].shape == (4, 1, 8, 8)

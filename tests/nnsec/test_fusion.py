@@ -42,6 +42,19 @@ def test_one_heavy_tail_does_not_drown_the_rest() -> None:
     assert light > 1.5 * heavy
 
 
+def test_a_part_is_what_the_whole_says_of_some_scores() -> None:
+    """From one covariance: over the rest's best case the whole is the part, else it is more."""
+    scores = _scores(seed=2)
+    fusion = Fusion.fit(_scores())
+    columns = np.array([True, True, False])
+    part, whole = fusion.part(columns).score(scores[:, columns]), fusion.score(scores)
+    assert (whole >= part * (1 - 1e-9)).all()
+    grid = np.repeat(scores[:1], 20_000, axis=0)
+    grid[:, 2] = np.geomspace(1e2, 1e6, len(grid))
+    assert fusion.score(grid).min() == pytest.approx(part[0], rel=1e-4)
+    assert fusion.part(np.ones(3, bool)) is fusion
+
+
 def test_extreme_and_constant_scores_stay_finite() -> None:
     """Any finite figure has a finite distance, also of a detector that says one thing only."""
     constant = np.column_stack([_scores(50), np.zeros(50)])

@@ -184,3 +184,22 @@ def test_a_device_that_is_not_there_is_a_clear_error() -> None:
     with pytest.raises(ConfigError, match="device 'abacus' cannot be used"):
         Network(nn.Flatten(), VECTOR, device="abacus")
     assert Network(nn.Flatten(), VECTOR).device.type in {"cpu", "cuda"}
+
+
+def test_padding_adds_rows_of_zeros() -> None:
+    """Rows of its own come first, unchanged; as many as there are already adds none."""
+    network, x = _made("residual")
+    forward = network.forward(x[:5])
+    padded = forward.padded(8)
+    assert len(padded) == 8
+    for name in ("inputs", "logits", "features"):
+        part = getattr(padded, name)
+        assert torch.equal(part[:5], getattr(forward, name))
+        assert not part[5:].any()
+    assert len(forward.padded(5)) == 5
+
+
+def test_larger_inputs_go_in_smaller_tiles() -> None:
+    """One that comes alone does not wait for 31 empty places, where a pass is dear."""
+    assert _made("residual")[0].tile == 8
+    assert _made("convolutional")[0].tile == _made("vector")[0].tile == 32
