@@ -23,7 +23,7 @@ ATTACKER = "mallory"
 CLIENTS = tuple(f"app-{number:02d}" for number in range(1, 13))
 RATE = 100.0
 """Honest inputs a second."""
-ATTACK_RATE = 30.0
+ATTACK_RATE = 40.0
 SAMPLE_RATE = 60.0
 """Training samples a second, until there are enough to train on."""
 LATER_SAMPLE_RATE = 4.0
