@@ -8,19 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from nnsec.adapters import kafka
+from schemas.incident import Incident
+from schemas.training import encode_sample
 from tests.conftest import MadeCheckpoint
 from tests.fault.checker import Rules, check
 from tests.fault.history import History
 from tests.fault.plant import Plant, Worker
 from tests.fault.traffic import (
     INPUTS,
+    OUTCOMES,
+    SAMPLES,
     Feeder,
-    Witness,
     binary,
     feeder,
+    finish,
     note_commits,
+    send,
     until,
     witness,
 )
@@ -65,7 +72,7 @@ async def test_kill_9_of_the_stream_process(
                 worker = plant.start("stream", "--role", "score")
                 await sending
             await send(feed, checkpoint, part)
-            await finish(feed, seen, plant, [worker])
+            await finish(feed, seen, plant, [worker], SETTLE)
         await note_commits(settings, history, "score", (INPUTS,))
     window = settings.kafka.commit_interval + SLACK
     rules = Rules(frozenset({INPUTS}), ordered=frozenset({"scores"}), window=window)
@@ -79,23 +86,88 @@ async def test_kill_9_of_the_stream_process(
     )  # fmt: skip
 
 
-async def send(feed: Feeder, checkpoint: MadeCheckpoint, count: int) -> None:
-    """Send inputs as fast as they are taken; one in a hundred is no input."""
-    for _ in range(count):
-        n = feed.sent
-        if n % 100 == 7:
-            await feed.send(b"not an input")
-        else:
-            value, headers = binary(checkpoint.x[n % len(checkpoint.x)], f"i{n}", f"c{n % 7}")
-            await feed.send(value, headers, key=b"%d" % (n % 7))
-        if n % 200 == 0:
-            await asyncio.sleep(0)
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param(2, id="short"),
+        pytest.param(10, id="full", marks=[pytest.mark.full, pytest.mark.timeout(900)]),
+    ],
+)
+async def test_a_second_process_is_added_and_removed(
+    released: Any, checkpoint: MadeCheckpoint, tmp_path: Path, shown: Callable[..., None],
+    times: int,
+) -> None:  # fmt: skip
+    """Promise 4. Mutation: the intake is not voided when partitions are revoked.
+
+    With all roles, inputs of honest and of hostile clients, and training samples: nothing is lost,
+    one attack stays one incident, and each source partition is followed in its order.
+    """
+    rng, history = random.Random(SEED), History()
+    settings = await released(budget={"expected_inputs_per_day": 10_000})
+    accepted = ("training.accepted", "training.quarantine")
+    topics = (*OUTCOMES, *accepted, "alerts", "incidents")
+    with Plant(settings, tmp_path / "plant", history) as plant:
+        async with feeder(settings, history) as feed, witness(settings, history, topics) as seen:
+            first = plant.start("stream")
+            traffic = asyncio.create_task(mixed(feed, checkpoint))
+            await until(lambda: seen.count > 100, SETTLE, plant.logs)
+            for _ in range(times):
+                second = plant.start("stream")
+                await until(lambda: holds(second), SETTLE, plant.logs)  # noqa: B023
+                await asyncio.sleep(rng.uniform(0.5, 2.0))
+                assert await asyncio.to_thread(second.end) == 0, plant.logs()
+                mark = seen.count
+                await until(lambda: seen.count > mark + 100, SETTLE, plant.logs)  # noqa: B023
+            traffic.cancel()
+            await asyncio.gather(traffic, return_exceptions=True)
+            await finish(feed, seen, plant, [first], SETTLE)
+        for role, topic in (("score", INPUTS), ("screen", SAMPLES)):
+            await note_commits(settings, history, role, (topic,))
+        incidents = {
+            (found.model, found.family, found.id)
+            async for record in kafka.read_to_end(settings, ("incidents",))
+            for found in (Incident.decode(record.value),)
+        }
+    ordered = frozenset({"scores", "alerts", "incidents", *accepted})
+    history.save(tmp_path / "history.jsonl")
+    verdict = check(history, Rules(frozenset({INPUTS, SAMPLES}), ordered=ordered))
+    assert verdict.kept, f"seed {SEED}: {verdict}"
+    families = [(model, family) for model, family, _ in incidents]
+    assert ("digits", "evasion") in families
+    assert len(families) == len(set(families)), f"duplicate incidents: {sorted(families)}"
+    shown(
+        4, "Tansu (embedded)", SEED, added_and_removed=times, inputs_and_samples=verdict.acked,
+        lost=0, incidents=len(incidents), duplicate_incidents=0, out_of_order=0,
+        came_again=verdict.replays,
+    )  # fmt: skip
 
 
-async def finish(feed: Feeder, seen: Witness, plant: Plant, workers: list[Worker]) -> None:
-    """Let all that was acknowledged come out, end in good order, and look at what is there."""
-    await feed.flush()
-    await until(lambda: not seen.missing(), SETTLE, plant.logs, 0.2)
-    for worker in workers:
-        assert await asyncio.to_thread(worker.end) == 0, plant.logs()
-    await seen.rest()
+def holds(worker: Worker) -> bool:
+    """Whether a process says that it was given inputs and samples."""
+    said = worker.log.read_text() if worker.log.exists() else ""
+    return all(
+        any(f"{role}: holds {n} " in said for n in range(1, 5)) for role in ("score", "screen")
+    )
+
+
+async def mixed(feed: Feeder, checkpoint: MadeCheckpoint) -> None:
+    """Send honest and hostile inputs and honest samples, some hundred a second, until cancelled."""
+    rng = np.random.default_rng(SEED)
+    x, y = checkpoint.x, checkpoint.y
+    while True:
+        for _ in range(10):
+            n = feed.sent
+            if n % 5 == 0:
+                row = n // 5 % len(x)
+                value, headers = encode_sample(
+                    model="digits", x=x[row : row + 1], y=y[row : row + 1], source=f"s{n % 3}"
+                )
+                await feed.send(value, headers, topic=SAMPLES, key=b"s%d" % (n % 3))
+            elif n % 5 == 1:
+                noise = rng.integers(0, 17, (1, 8, 8), np.uint8)
+                value, headers = binary(noise, f"a{n}", f"mallory-{n % 3}")
+                await feed.send(value, headers, key=b"m%d" % (n % 3))
+            else:
+                value, headers = binary(x[n % len(x)], f"i{n}", f"c{n % 7}")
+                await feed.send(value, headers, key=b"%d" % (n % 7))
+        await asyncio.sleep(0.05)

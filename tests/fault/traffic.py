@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,9 @@ from schemas.alert import Alert
 from schemas.dead_letter import decode_dead_letter
 from schemas.incident import Incident
 from schemas.score import decode_score
+from tests.conftest import MadeCheckpoint
 from tests.fault.history import Acked, Asked, Came, Committed, History, Place
+from tests.fault.plant import Plant, Worker
 
 INPUTS, SAMPLES, LETTERS = "inference.inputs", "training.samples", "dead-letters"
 OUTCOMES = ("scores", LETTERS)
@@ -88,8 +90,8 @@ class Witness:
         self._seen: set[Place] = set()
         self.about: set[Place] = set()
         """Places that have an outcome."""
-        self.newest = 0.0
-        """When the last new outcome was seen."""
+        self.latest = 0.0
+        """When the newest record was made, as it says itself."""
 
     @property
     def count(self) -> int:
@@ -118,10 +120,11 @@ class Witness:
             return
         self._seen.add(place)
         about, name = subject(record)
-        self._history.note(Came(record.timestamp / 1000, place, about, name, digest(record)))
-        if about is not None and about not in self.about:
+        made = record.timestamp / 1000
+        self._history.note(Came(made, place, about, name, digest(record)))
+        self.latest = max(made, self.latest)
+        if about is not None:
             self.about.add(about)
-            self.newest = time.time()
 
     def missing(self) -> int:
         """How many acknowledged places have no outcome yet."""
@@ -214,6 +217,26 @@ def binary(x: Any, name: str, client: str) -> tuple[bytes, Written]:
     )
 
 
-def places(history: History) -> Iterable[Place]:
-    """All that was acknowledged."""
-    return (event.place for event in history.of(Acked))
+async def send(feed: Feeder, checkpoint: MadeCheckpoint, count: int) -> None:
+    """Send inputs as fast as they are taken; one in a hundred is no input."""
+    for _ in range(count):
+        n = feed.sent
+        if n % 100 == 7:
+            await feed.send(b"not an input")
+        else:
+            value, headers = binary(checkpoint.x[n % len(checkpoint.x)], f"i{n}", f"c{n % 7}")
+            await feed.send(value, headers, key=b"%d" % (n % 7))
+        if n % 200 == 0:
+            await asyncio.sleep(0)
+
+
+async def finish(
+    feed: Feeder, seen: Witness, plant: Plant, workers: Sequence[Worker], seconds: float
+) -> None:
+    """Let all that was acknowledged come out, have workers end, and look at what is there then."""
+    await feed.flush()
+    await until(lambda: not seen.missing(), seconds, plant.logs, 0.2)
+    for worker in workers:
+        assert await asyncio.to_thread(worker.end) == 0, plant.logs()
+    if workers:
+        await seen.rest()
