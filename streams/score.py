@@ -32,6 +32,12 @@ FORWARD_ROWS = 16_384
 
 SKIPPED = Counter("nnsec_skipped", "Responses among the inputs, which are not inputs", ["topic"])
 SCORED = Counter("nnsec_scored_rows", "Rows scored", ["model"])
+AUDITED = Counter(
+    "nnsec_audited_rows", "Clear inputs that went through all detectors all the same", ["model"]
+)
+HIDDEN = Counter(
+    "nnsec_hidden_rows", "Audited inputs that were flagged: what the first stage hides", ["model"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +72,13 @@ class ScoreAgent:
         held = [number for topic, number in partitions if topic == INPUTS]
         self._context.control.hold(INPUTS, held)
 
+    def settle(self) -> None:
+        """Say that all batches that began earlier are published."""
+        self._context.control.settle(self.role)
+
     async def tick(self, now: float) -> Sequence[Out]:  # noqa: ARG002 - the interface of agents
         """Let a swap be reported although no inputs come."""
-        self._context.control.settle(self.role)
+        self.settle()
         return ()
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
@@ -85,7 +95,6 @@ class ScoreAgent:
         TransientError
             If a model takes no inputs yet; it names the model and says what is missing.
         """
-        self._context.control.settle(self.role)
         outs: list[Out | None] = [None] * len(records)
         groups: dict[str, list[Item]] = {}
         for index, record in enumerate(records):
@@ -104,6 +113,8 @@ class ScoreAgent:
                 outs[item.index] = self._out(item, part, version, suite.names)
             summaries.extend(self._summaries(model, version, items, scored))
             SCORED.labels(model).inc(len(scored.prediction))
+            AUDITED.labels(model).inc(int(scored.audited.sum()))
+            HIDDEN.labels(model).inc(int((scored.audited & scored.flag).sum()))
         return [out for out in outs if out is not None] + summaries
 
     def _decode(self, record: Record) -> Request | Out | None:

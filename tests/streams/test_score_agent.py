@@ -312,3 +312,20 @@ def test_the_decoder_knows_each_model(configured: Settings, tmp_path: Path) -> N
     assert (expected.shape, expected.dtype, expected.low, expected.high, expected.name) == (
         (1, 8, 8), "uint8", 0.0, 16.0, "input",
     )  # fmt: skip
+
+
+async def test_what_the_first_stage_hides_is_counted(
+    agent: ScoreAgent, context: Context, checkpoint: MadeCheckpoint
+) -> None:
+    """Clear inputs that were drawn are counted, and those of them that are flagged."""
+    suite = context.checkpoints.get("digits", 1, checkpoint.digest).suite
+    scored = suite.score(checkpoint.x)
+    drawn = np.flatnonzero(scored.audited)
+    assert len(drawn)
+    rows = np.concatenate([drawn, np.flatnonzero(~scored.audited)[:20]])
+    counters = [module.AUDITED.labels("digits"), module.HIDDEN.labels("digits")]
+    before = [counter._value.get() for counter in counters]
+    await agent.process([record(checkpoint.x[row], place) for place, row in enumerate(rows, 1)])
+    hidden = int((scored.audited & scored.flag).sum())
+    after = [counter._value.get() for counter in counters]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [len(drawn), hidden]

@@ -11,6 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from workers.commands.bench_suite import suite
+
 if TYPE_CHECKING:  # torch takes seconds to import
     from workers.bench.detection import Rate, Report
 
@@ -76,3 +78,6 @@ def _table(report: Report) -> Table:
 def _said(rate: Rate) -> str:
     low, high = (100 * bound for bound in rate.interval)
     return f"{100 * rate.value:.1f} ({low:.1f}-{high:.1f})"
+
+
+app.command()(suite)
