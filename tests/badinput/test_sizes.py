@@ -135,7 +135,7 @@ def test_a_hundred_megabytes_of_hostile_text(name: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_rejection_costs_no_more_than_a_parser(name: str) -> None:
-    """Of 64 KB of any kind: a millisecond where no parser is needed, else what it takes eight times.
+    """Of 64 KB of any kind: a millisecond where no parser is needed, else eight times its time.
 
     The best of several, as other work on the machine only adds.
     """
