@@ -93,6 +93,7 @@ class Delivery:
         self._max_batch = max_batch
         self._now = now
         self._overlaps = bool(getattr(agent, "overlaps", False))
+        self._settle: Callable[[], None] | None = getattr(agent, "settle", None)
         self._window = window or Window()
         self._serial = 0
         self._next_tick = 0.0
@@ -127,7 +128,7 @@ class Delivery:
             await self._assign()
             return
         await self._window.room()
-        batch = await intake.take(self._max_batch, TICK_SECONDS)
+        batch = await intake.take(self._max_batch, TICK_SECONDS, self._serial)
         if batch is not None:
             await self._guarded(batch)
         if intake.open and self._now() >= self._next_tick and self.settled:
@@ -212,6 +213,8 @@ class Delivery:
         while True:
             if self._source.intake.stale(flight.batch):
                 raise Abandoned
+            if self._settle is not None and not (self._window.flights or flight.futures):
+                self._settle()
             try:
                 outs = await self.agent.process(records)
                 await self._send(outs, flight)

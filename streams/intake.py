@@ -61,9 +61,9 @@ class Intake:
     Parameters
     ----------
     room:
-        Messages that it holds before fetching pauses.
+        Messages that it holds at most.
     room_bytes:
-        Bytes that they hold before fetching pauses; one fetch may go over it.
+        Bytes of messages that it holds; one fetch may go over it.
     batch_bytes:
         Bytes from which on a batch takes no more messages; one message may go over it.
     """
@@ -127,8 +127,17 @@ class Intake:
 
     @property
     def full(self) -> bool:
-        """Whether fetching should pause."""
-        return len(self._queue) >= self._room or self._bytes >= self._room_bytes
+        """Whether fetching should pause: until half of the room is free.
+
+        Each fetch is a way to another thread and back, which costs the more the busier this one
+        is; so it should bring many records.
+        """
+        return 2 * len(self._queue) > self._room or 2 * self._bytes > self._room_bytes
+
+    @property
+    def room(self) -> int:
+        """How many more messages may be queued."""
+        return max(0, self._room - len(self._queue))
 
     async def wait_for_room(self, seconds: float) -> None:
         """Wait until something was taken, or for a time (s)."""
@@ -153,8 +162,11 @@ class Intake:
 
     # --- the side that processes ---
 
-    async def take(self, limit: int, seconds: float) -> Batch | None:
+    async def take(self, limit: int, seconds: float, serial: int) -> Batch | None:
         """Take what is queued, up to a limit; None if nothing came in time (s).
+
+        None too if the assignment is another than the one named, which may change while this
+        waits: what comes under a new one is for those who know of it.
 
         Each batch that is taken must be told to `finish`, in any order, or else all that is in
         hand must be told to `abandon`.
@@ -163,7 +175,7 @@ class Intake:
             self._filled.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._filled.wait(), seconds)
-        if not (self.open and self._queue):
+        if not (self.open and self._queue) or serial != self.assignment.serial:
             return None
         messages: list[Any] = []
         ends: dict[Where, int] = {}

@@ -111,9 +111,13 @@ class ScreenAgent:
         self._context.control.hold(TOPIC, held)
         return {(TOPIC, number): state.offset for number, state in self._states.items()}
 
+    def settle(self) -> None:
+        """Say that all batches that began earlier are published."""
+        self._context.control.settle(self.role)
+
     async def tick(self, now: float) -> Sequence[Out]:
         """Write snapshots of what has changed; all of it is published by now."""
-        self._context.control.settle(self.role)
+        self.settle()
         self._before.clear()
         outs, self._heads = self._heads, []
         for number in sorted(self._changed):
@@ -139,7 +143,6 @@ class ScreenAgent:
         TransientError
             If a model has no checkpoint yet; it says what is missing.
         """
-        self._context.control.settle(self.role)
         found = [self._decode(record) for record in records]
         models = {one.sample.model for one in found if isinstance(one, Item)}
         serving = {model: self._serving(model) for model in models}

@@ -24,8 +24,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from faust.transport.drivers import aiokafka as driver
@@ -45,7 +44,6 @@ _WRITE_BYTES = 256 * 1024
 Function = Callable[[Sequence[Record]], Awaitable[Sequence[Out]]]
 
 
-@dataclass(slots=True)
 class Stateless:
     """An agent that is one function of the records alone.
 
@@ -59,17 +57,19 @@ class Stateless:
         From a batch, in log order for each partition, to what is to be written.
     """
 
-    role: str
-    topics: tuple[str, ...]
-    function: Function
-    overlaps: ClassVar[bool] = True
+    overlaps = True
+
+    def __init__(self, role: str, topics: tuple[str, ...], function: Function) -> None:
+        self.role = role
+        self.topics = topics
+        self._function = function
 
     async def assigned(self, partitions: frozenset[tuple[str, int]]) -> None:
         """Nothing to take note of."""
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
         """Call the function."""
-        return await self.function(records)
+        return await self._function(records)
 
     async def tick(self, now: float) -> Sequence[Out]:  # noqa: ARG002 - the interface of agents
         """Nothing depends on time."""

@@ -36,7 +36,7 @@ from streams.intake import Intake, Where
 POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 1.0
 ROOM_BATCHES = 8
-"""Batches that may wait in the queue before fetching pauses."""
+"""Batches that may wait in the queue; it is filled again when half of them are gone."""
 ROOM_BYTES = 32 * 1024 * 1024
 BATCH_BYTES = 8 * 1024 * 1024
 
@@ -100,11 +100,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             max_poll_interval_ms=24 * 3600 * 1000,
         )
 
-    async def fetch(self, active: set[TP]) -> tuple[int, Mapping[Any, list[Any]]]:
-        """Read what has come, with the epoch that it was read in."""
-        return await self.call_thread(self._fetch, active)  # type: ignore[no-any-return]
+    async def fetch(self, active: set[TP], limit: int) -> tuple[int, Mapping[Any, list[Any]]]:
+        """Read what has come, up to a limit, with the epoch that it was read in."""
+        return await self.call_thread(self._fetch, active, limit)  # type: ignore[no-any-return]
 
-    async def _fetch(self, active: set[TP]) -> tuple[int, Mapping[Any, list[Any]]]:
+    async def _fetch(self, active: set[TP], limit: int) -> tuple[int, Mapping[Any, list[Any]]]:
         # aiokafka's own `getmany` would wait inside, so that a seek could come in between; its
         # parts are not public, but pinned with the version.
         consumer: Any = self._ensure_consumer()
@@ -120,9 +120,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             with subscription.fetch_context():
                 # Without a timeout this never yields to the loop, so nobody seeks between
                 # reading and noting the epoch.
-                found = await fetcher.fetched_records(
-                    active, timeout=0, max_records=self.transport.options.max_batch
-                )
+                found = await fetcher.fetched_records(active, timeout=0, max_records=limit)
             left = deadline - asyncio.get_running_loop().time()
             if found or left <= 0:
                 return self.epoch, found
@@ -210,7 +208,7 @@ class Consumer(driver.Consumer):
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             try:
-                epoch, found = await self._thread.fetch(active)
+                epoch, found = await self._thread.fetch(active, self.intake.room)
             except ConsumerStoppedError:
                 return
             except OffsetOutOfRangeError as error:

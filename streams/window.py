@@ -58,6 +58,11 @@ class Window:
         self._bytes = 0
         self._change = asyncio.Event()
 
+    @property
+    def flights(self) -> int:
+        """How many batches are on their way."""
+        return len(self._flights)
+
     def add(self, flight: Flight, landed: Callable[[BaseException | None], None]) -> None:
         """Let a batch in; ``landed`` is called once, when all of it is answered for.
 

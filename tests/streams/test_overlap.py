@@ -1,0 +1,321 @@
+"""Delivery without a broker: what is processed while earlier outputs are on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from nnsec.adapters.outbox import TooLarge
+from nnsec.adapters.records import Out, Record
+from nnsec.errors import TransientError
+from streams import delivery
+from streams.delivery import Delivery
+from streams.intake import Intake, Where
+from streams.sluice import Stateless, letter
+from streams.window import Window
+
+PLACE = TopicPartition("in", 0)
+LOG = 40
+
+
+@dataclass
+class Source:
+    """A consumer of a log of `LOG` records, which remembers what was committed."""
+
+    intake: Intake = field(default_factory=lambda: Intake(1000))
+    committed: int = 0
+    restarts: int = 0
+
+    def assign(self) -> None:
+        epoch = self.intake.void()
+        self.intake.admit(frozenset({("in", 0)}))
+        self.intake.put(epoch, {PLACE: [_message(i) for i in range(self.committed, LOG)]})
+
+    def commit(self) -> None:
+        for end in self.intake.committable().values():
+            self.committed = max(self.committed, end)
+
+    async def rewind(self, offsets: Mapping[Where, int]) -> None:
+        raise AssertionError(offsets)
+
+    async def restart(self) -> None:
+        self.restarts += 1
+        self.commit()
+        self.assign()
+
+
+def _message(i: int) -> Any:
+    return SimpleNamespace(
+        topic="in", partition=0, offset=i, timestamp=0, key=None, value=b"%d" % i, headers=()
+    )
+
+
+@dataclass
+class Broker:
+    """Acknowledges when told to."""
+
+    waiting: list[tuple[Sequence[Out], asyncio.Future[bool]]] = field(default_factory=list)
+    log: list[bytes] = field(default_factory=list)
+    largest: int = 100
+    at_once: bool = False
+
+    async def submit(self, outs: Sequence[Out], stale: Callable[[], bool]) -> asyncio.Future[bool]:
+        if any(len(out.value or b"") > self.largest for out in outs):
+            raise TooLarge("too large")
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.waiting.append((outs, future))
+        if self.at_once:
+            self.answer(-1)
+        return future
+
+    def answer(self, index: int = 0, error: Exception | None = None, given: bool = True) -> None:
+        outs, future = self.waiting.pop(index)
+        if error is not None:
+            future.set_exception(error)
+            return
+        if given:
+            self.log += [out.value or b"" for out in outs]
+        future.set_result(given)
+
+
+@asynccontextmanager
+async def delivering(
+    source: Source,
+    broker: Broker,
+    function: Any = None,
+    window: Window | None = None,
+    now: Callable[[], float] = lambda: -1.0,
+    **more: Any,
+) -> AsyncIterator[Delivery]:
+    """Run a delivery in batches of ten; unless there is a clock, no tick is ever due."""
+
+    async def copy(records: Sequence[Record]) -> Sequence[Out]:
+        return [Out("out", record.value) for record in records]
+
+    agent = Stateless("overlap", ("in",), function or copy)
+    for name, value in more.items():
+        setattr(agent, name, value)
+    found = Delivery(agent, source, broker.submit, letter, max_batch=10, window=window, now=now)
+    task = asyncio.create_task(found.run())
+    source.assign()
+    try:
+        yield found
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the condition is the code under test
+            await asyncio.sleep(0.001)
+
+
+def numbers(start: int, end: int) -> list[bytes]:
+    return [b"%d" % i for i in range(start, end)]
+
+
+async def test_the_next_batch_is_processed_before_the_last_is_acknowledged() -> None:
+    """And what is acknowledged first, out of order, is not committed over what is not."""
+    source, broker = Source(), Broker()
+    async with delivering(source, broker):
+        await until(lambda: len(broker.waiting) == 4)
+        broker.answer(2)
+        broker.answer(1)
+        await asyncio.sleep(0.01)
+        assert source.intake.committable() == {}
+        broker.answer(0)
+        await until(lambda: source.intake.committable() == {("in", 0): 30})
+        broker.answer()
+        await until(lambda: source.intake.committable() == {("in", 0): 40})
+
+
+async def test_an_agent_that_does_not_ask_for_it_never_overlaps() -> None:
+    """Its state may depend on what is acknowledged."""
+    source, broker = Source(), Broker()
+    async with delivering(source, broker, overlaps=False):
+        for number in range(4):
+            await until(lambda: broker.waiting)
+            await asyncio.sleep(0.01)
+            assert len(broker.waiting) == 1
+            broker.answer()
+            end = 10 * (number + 1)
+            await until(lambda end=end: source.intake.committable() == {("in", 0): end})
+
+
+@pytest.mark.parametrize("window", [Window(batches=2), Window(size=2000)])
+async def test_what_is_on_its_way_is_bounded(window: Window) -> None:
+    """In batches and in bytes; the broker's pace becomes the agent's."""
+    source, broker = Source(), Broker()
+
+    async def swell(records: Sequence[Record]) -> Sequence[Out]:
+        return [Out("out", (record.value or b"").rjust(100)) for record in records[:4]]
+
+    async with delivering(source, broker, swell, window):
+        await until(lambda: len(broker.waiting) == 2)
+        await asyncio.sleep(0.02)
+        assert len(broker.waiting) == 2
+        broker.answer()
+        await until(lambda: len(broker.waiting) == 2)
+        assert source.intake.committable() == {("in", 0): 10}
+
+
+async def test_what_the_broker_refuses_late_comes_again_from_what_is_committed() -> None:
+    """Nothing behind it is committed, and nothing of it is lost."""
+    source, broker = Source(), Broker()
+    async with delivering(source, broker):
+        await until(lambda: len(broker.waiting) == 4)
+        broker.answer(0)
+        broker.answer(0, error=TooLarge("the broker refused a record"))
+        broker.answer(0)
+        broker.answer(0)
+        await until(lambda: source.restarts == 1)
+        assert source.committed == 10
+        broker.at_once = True
+        await until(lambda: source.intake.committable() == {("in", 0): 40} or broker.waiting)
+        while broker.waiting:
+            broker.answer()
+        await until(lambda: source.intake.committable() == {("in", 0): 40})
+    assert set(broker.log) == set(numbers(0, 40))
+
+
+async def test_what_is_given_up_is_not_committed() -> None:
+    """As after a rebalance: whoever holds the partition now gets it."""
+    source, broker = Source(), Broker()
+    async with delivering(source, broker):
+        await until(lambda: len(broker.waiting) == 4)
+        source.intake.close()
+        source.intake.void()
+        for _ in range(4):
+            broker.answer(given=False)
+        await asyncio.sleep(0.01)
+        assert source.intake.committable() == {}
+        source.assign()
+        await until(lambda: len(broker.waiting) == 4)
+
+
+async def test_an_assignment_waits_for_what_is_on_its_way() -> None:
+    """State is not read while more of it is being written."""
+    source, broker = Source(), Broker()
+    held: list[frozenset[tuple[str, int]]] = []
+
+    async def assigned(partitions: frozenset[tuple[str, int]]) -> None:
+        held.append(partitions)
+
+    async with delivering(source, broker, assigned=assigned):
+        await until(lambda: len(broker.waiting) == 4)
+        source.assign()
+        await asyncio.sleep(0.02)
+        assert len(held) == 1
+        while broker.waiting:
+            broker.answer()
+        await until(lambda: len(held) == 2)
+
+
+async def test_a_tick_comes_when_nothing_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a snapshot is never ahead of what is written."""
+    monkeypatch.setattr(delivery, "TICK_SECONDS", 0.01)
+    source, broker = Source(), Broker(at_once=True)
+    ticks: list[int] = []
+
+    async def tick(now: float) -> Sequence[Out]:
+        ticks.append(len(broker.waiting))
+        broker.at_once = False
+        return [Out("out", b"tick")] if len(ticks) == 1 else []
+
+    async with delivering(source, broker, now=time.monotonic, tick=tick):
+        await until(lambda: broker.waiting)
+        while len(ticks) < 3:
+            if broker.waiting:
+                broker.answer()
+            await asyncio.sleep(0.001)
+    assert set(ticks) == {0}
+    assert broker.log.count(b"tick") == 1
+
+
+async def test_an_agent_is_told_when_all_is_acknowledged() -> None:
+    """Before a batch, and between two tries of one, but never with something on its way."""
+    source, broker = Source(), Broker()
+    told: list[int] = []
+    away = [3]
+
+    async def stumble(records: Sequence[Record]) -> Sequence[Out]:
+        if records[0].value == b"20" and away[0]:
+            away[0] -= 1
+            raise TransientError("away")
+        return [Out("out", record.value) for record in records]
+
+    async with delivering(source, broker, stumble, settle=lambda: told.append(len(broker.log))):
+        await until(lambda: len(broker.waiting) == 2)
+        assert told == [0]
+        broker.answer()
+        broker.answer()
+        await until(lambda: broker.waiting)
+        assert told[1:]
+        assert set(told[1:]) == {20}
+
+
+async def test_an_error_of_the_layer_itself_begins_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was in hand then is not committed over; it comes again."""
+    monkeypatch.setattr(delivery, "_LONGEST_WAIT", 0.01)
+    source, broker = Source(), Broker(at_once=True)
+    real, calls = delivery.record, [0]
+
+    def failing(message: Any, prefix: str) -> Record:
+        calls[0] += 1
+        if calls[0] == 15:
+            raise ZeroDivisionError
+        return real(message, prefix)
+
+    monkeypatch.setattr(delivery, "record", failing)
+    async with delivering(source, broker):
+        await until(lambda: source.intake.committable() == {("in", 0): 40})
+    assert source.restarts == 1
+    assert set(broker.log) == set(numbers(0, 40))
+    assert "unexpected, beginning again" in caplog.text
+
+
+async def test_a_delivery_that_follows_another_begins_at_what_is_committed() -> None:
+    """The one before it was cancelled with a batch in hand."""
+    source, broker = Source(), Broker()
+
+    async def hang(records: Sequence[Record]) -> Sequence[Out]:
+        await asyncio.sleep(60)
+        return []
+
+    async with delivering(source, broker, hang):
+        await asyncio.sleep(0.02)
+    assert await source.intake.wait_idle(0.0)
+    broker.at_once = True
+
+    async def copy(records: Sequence[Record]) -> Sequence[Out]:
+        return [Out("out", record.value) for record in records]
+
+    agent = Stateless("overlap", ("in",), copy)
+    task = asyncio.create_task(Delivery(agent, source, broker.submit, letter).run())
+    await until(lambda: source.intake.committable() == {("in", 0): 40})
+    task.cancel()
+    assert source.restarts == 1
+    assert broker.log == numbers(0, 40)
+
+
+async def test_a_record_whose_output_is_too_large_is_found_alone() -> None:
+    """Its neighbours pass, in order, and a letter takes its place."""
+    source, broker = Source(), Broker(at_once=True, largest=50)
+
+    async def swell(records: Sequence[Record]) -> Sequence[Out]:
+        return [Out("out", bytes(60) if r.value == b"13" else r.value) for r in records]
+
+    async with delivering(source, broker, swell):
+        await until(lambda: source.intake.committable() == {("in", 0): 40})
+    assert broker.log == numbers(0, 40)  # the letter holds the original value
