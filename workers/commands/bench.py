@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -14,7 +14,16 @@ from rich.table import Table
 from workers.commands.bench_suite import suite
 
 if TYPE_CHECKING:  # torch takes seconds to import
+    from workers.bench.delivery import Report as Delivered
     from workers.bench.detection import Rate, Report
+
+Kafka = Annotated[
+    str | None,
+    typer.Option(
+        envvar="KAFKA_HOME", help="Apache Kafka's folder, or a broker's address; else embedded."
+    ),
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -32,9 +41,7 @@ def detection(
     first: Annotated[int, typer.Option(help="The first seed.")] = 0,
     honest: Annotated[int, typer.Option(min=1, help="Honest inputs a seed.")] = 1000,
     attacks: Annotated[int, typer.Option(min=3, help="Attack inputs a seed, over all ε.")] = 450,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file.")
-    ] = None,
+    json_file: Json = None,
 ) -> None:
     """Show what each detector finds of PGD attacks, and all of them fused."""
     from workers.bench.detection import joined, measure
@@ -47,9 +54,48 @@ def detection(
             status.update(f"{len(reports)} of {seeds} seeds done")
     whole = joined(reports)
     Console().print(_table(whole))
-    if json_file is not None:
-        figures = whole.figures() | {"by_seed": [report.figures() for report in reports]}
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    _write(json_file, whole.figures() | {"by_seed": [report.figures() for report in reports]})
+
+
+@app.command()
+def delivery(
+    kafka: Kafka = None,
+    records: Annotated[int, typer.Option(min=1000, help="Inputs a round.")] = 40_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each does them.")] = 5,
+    json_file: Json = None,
+) -> None:
+    """Show how fast records pass, beside stock Faust and a bare loop that do the same work."""
+    from workers.bench.broker import broker
+    from workers.bench.delivery import measure
+
+    with Console(stderr=True).status("records are written") as status, broker(kafka) as (at, words):
+        for report in measure(at, words, records=records, rounds=rounds):
+            status.update(f"{len(report.rounds)} of {rounds} rounds done")
+    Console().print(_delivered(report))
+    _write(json_file, report.figures())
+
+
+def _write(file: Path | None, figures: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+
+
+def _delivered(report: Delivered) -> Table:
+    from workers.bench.delivery import CONTESTANTS, OURS
+
+    table = Table(
+        title=f"{report.broker}: {report.records:,} records of {report.size} bytes, "
+        f"{len(report.rounds)} rounds, medians",
+        caption=f"strict decoding of a binary record of 784 values: {report.decode_us:.1f} µs",
+        box=SIMPLE_HEAD,
+    )
+    for name in ("", "records/s", "µs CPU a record", "nnsec is faster by"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    for name in CONTESTANTS:
+        rate = report.rate(name)
+        times = "" if name == OURS else f"{report.ratio(name):.2f}×"
+        table.add_row(name, f"{rate.per_second:,.0f}", f"{rate.cpu_us:.1f}", times)
+    return table
 
 
 def _table(report: Report) -> Table:
