@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar
 from uuid import UUID, uuid5
 
@@ -30,6 +31,8 @@ _FIGURES = {
     "coverage": "FP32", "verdict": "BYTES",
 }  # fmt: skip
 _MAX_HEADERS = 1024
+_WORDS = {word: len(word).to_bytes(4, "little") + word.encode() for word in VERDICTS}
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Output(Model):
@@ -133,24 +136,21 @@ def encode_score(
         },
     }  # fmt: skip
     arrays: tuple[NDArray[Any], ...] = (prediction, confidence, p_value, p_values, coverage)
-    shapes = [array.shape for array in arrays] + [(len(verdict),)]
-    heads: list[dict[str, Any]] = [
-        {"name": name, "datatype": datatype, "shape": list(shape)}
-        for (name, datatype), shape in zip(_FIGURES.items(), shapes, strict=True)
-    ]
+    heads = _heads(*p_values.shape)
     extra: Written = request.trace
     if request.encoding == "json":
         media = "application/json"
-        parts = [",".join(array.ravel().astype("U").tolist()) for array in arrays]
-        parts.append(",".join(f'"{word}"' for word in verdict))
-        value = _json(fields, heads, parts)
+        parts = [*_texts(arrays), ",".join(f'"{word}"' for word in verdict)]
+        value = _body(fields, [f'{h},"data":[{p}]}}' for h, p in zip(heads, parts, strict=True)])
     else:
         media = BINARY
-        raws = [_raw(array, head["datatype"]) for array, head in zip(arrays, heads, strict=False)]
-        raws.append(b"".join(len(w).to_bytes(4, "little") + w.encode() for w in verdict))
-        for head, raw in zip(heads, raws, strict=True):
-            head["parameters"] = {"binary_data_size": len(raw)}
-        start = json.dumps({**fields, "outputs": heads}, separators=(",", ":")).encode()
+        kinds = _FIGURES.values()
+        raws = [_raw(array, kind) for array, kind in zip(arrays, kinds, strict=False)]
+        raws.append(b"".join(_WORDS[word] for word in verdict))
+        sizes = [f'{{"binary_data_size":{len(raw)}}}' for raw in raws]
+        start = _body(
+            fields, [f'{h},"parameters":{s}}}' for h, s in zip(heads, sizes, strict=True)]
+        )
         value = b"".join((start, *raws))
         extra = (("inference-header-content-length", str(len(start)).encode()), *extra)
     return value, event_headers(
@@ -265,13 +265,28 @@ def _raw(array: NDArray[Any], datatype: str) -> bytes:
     return np.ascontiguousarray(array, _DTYPES[datatype]).tobytes()
 
 
-def _json(
-    fields: Mapping[str, Any], heads: Sequence[Mapping[str, Any]], parts: Sequence[str]
-) -> bytes:
-    """The body with the shortest figures that single precision needs, which `json` cannot write."""
-    start = json.dumps(fields, separators=(",", ":"))
-    tensors_ = ",".join(
-        f'{json.dumps(head, separators=(",", ":"))[:-1]},"data":[{part}]}}'
-        for head, part in zip(heads, parts, strict=True)
+def _texts(arrays: Sequence[NDArray[Any]]) -> list[str]:
+    """The data of each array with the shortest figures that its precision needs.
+
+    `json` cannot write those; all of single precision are turned into words at once.
+    """
+    prediction, *figures = (array.ravel() for array in arrays)
+    words = np.concatenate(figures).astype("U").tolist()
+    ends = np.cumsum([len(figure) for figure in figures]).tolist()
+    starts = [0, *ends[:-1]]
+    texts = [",".join(words[start:end]) for start, end in zip(starts, ends, strict=True)]
+    return [",".join(map(str, prediction.tolist())), *texts]
+
+
+@lru_cache(maxsize=256)
+def _heads(rows: int, columns: int) -> tuple[str, ...]:
+    """The JSON of each tensor up to its data, without the closing brace."""
+    shapes = {name: [rows, columns] if name == "p_values" else [rows] for name in _FIGURES}
+    return tuple(
+        _encode({"name": name, "datatype": datatype, "shape": shapes[name]})[:-1]
+        for name, datatype in _FIGURES.items()
     )
-    return f'{start[:-1]},"outputs":[{tensors_}]}}'.encode()
+
+
+def _body(fields: Mapping[str, Any], outputs: Sequence[str]) -> bytes:
+    return f'{_encode(fields)[:-1]},"outputs":[{",".join(outputs)}]}}'.encode()

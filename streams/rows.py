@@ -45,9 +45,10 @@ def split(scored: Scored, sizes: Sequence[int]) -> Iterator[Scored]:
     sizes:
         Rows of each record, in order.
     """
+    columns = _columns(scored)
     start = 0
     for size in sizes:
-        yield Scored(*(part[start : start + size] for part in _columns(scored)))
+        yield Scored(*[column[start : start + size] for column in columns])
         start += size
 
 
@@ -81,7 +82,7 @@ def pack(
     rows = np.zeros(sum(sizes), INPUT_ROW)
     rows["partition"] = np.repeat([partition for partition, _ in positions], sizes)
     rows["offset"] = np.repeat([offset for _, offset in positions], sizes)
-    rows["row"] = np.concatenate([np.arange(size) for size in sizes])
+    rows["row"] = np.arange(len(rows)) - np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
     rows["subject"] = np.repeat(subjects, sizes)
     rows["fingerprint"] = np.concatenate([fingerprints(x) for x in inputs])
     for name in ("prediction", "confidence", "score", "p_value", "level", "tier"):
