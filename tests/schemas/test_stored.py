@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,10 @@ from schemas.outcome import Figure, decode_outcome
 from schemas.training import Sample, decode_sample
 
 FOLDER = Path(__file__).parent / "stored"
+INPUTS = ("input-json.1", "input-binary.1", "input-structured.1", "input-base64.1")
+SAMPLES = ("sample-json.1", "sample-binary.1")
+OUTCOMES = ("accepted.1", "quarantined.1")
+LETTERS = ("dead-letter.1", "dead-letter-cut.1")
 MODELS = {"digits": Expected("digits", (1, 2, 2), "uint8", 0, 16)}
 X = [[[[0, 3], [16, 1]]], [[[2, 2], [0, 9]]]]
 TIME = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
@@ -45,12 +48,10 @@ def _raw(text: str | None) -> bytes | None:
 
 def test_every_stored_record_is_read_here() -> None:
     """A file that no test looks at proves nothing."""
-    assert {path.stem for path in FOLDER.iterdir()} == {*READERS}
+    assert {path.stem for path in FOLDER.iterdir()} == {*INPUTS, *SAMPLES, *OUTCOMES, *LETTERS}
 
 
-@pytest.mark.parametrize(
-    "name", [f"input-{w}.1" for w in ("json", "binary", "structured", "base64")]
-)
+@pytest.mark.parametrize("name", INPUTS)
 def test_a_stored_input(name: str) -> None:
     """Of every way to write one."""
     found = decode_request(*stored(name), **OPTIONS)
@@ -62,7 +63,7 @@ def test_a_stored_input(name: str) -> None:
     assert found.trace == (TRACE if name in ("input-json.1", "input-binary.1") else ())
 
 
-@pytest.mark.parametrize("name", ["sample-json.1", "sample-binary.1"])
+@pytest.mark.parametrize("name", SAMPLES)
 def test_a_stored_sample(name: str) -> None:
     """With its labels and its source."""
     found = decode_sample(*stored(name), **OPTIONS)
@@ -71,7 +72,7 @@ def test_a_stored_sample(name: str) -> None:
     assert (found.x.tolist(), found.labels.tolist()) == (X, [3, 9])
 
 
-@pytest.mark.parametrize("name", ["accepted.1", "quarantined.1"])
+@pytest.mark.parametrize("name", OUTCOMES)
 def test_a_stored_outcome_of_a_sample(name: str) -> None:
     """Where it came from, and why it was held back."""
     _, value, headers = stored(name)
@@ -87,7 +88,7 @@ def test_a_stored_outcome_of_a_sample(name: str) -> None:
         assert found.reasons == ((), ())
 
 
-@pytest.mark.parametrize("name", ["dead-letter.1", "dead-letter-cut.1"])
+@pytest.mark.parametrize("name", LETTERS)
 def test_a_stored_dead_letter(name: str) -> None:
     """The record as it was, or its beginning, and what was wrong with it."""
     found = decode_dead_letter(*stored(name))
@@ -102,12 +103,3 @@ def test_a_stored_dead_letter(name: str) -> None:
         assert (found.error_class, found.truncated) == ("TooLarge", 5000)
         assert found.value is not None
         assert set(found.value) == {ord("x")}
-
-
-READERS: dict[str, Callable[..., None]] = {
-    **{f"input-{w}.1": test_a_stored_input for w in ("json", "binary", "structured", "base64")},
-    "sample-json.1": test_a_stored_sample, "sample-binary.1": test_a_stored_sample,
-    "accepted.1": test_a_stored_outcome_of_a_sample,
-    "quarantined.1": test_a_stored_outcome_of_a_sample,
-    "dead-letter.1": test_a_stored_dead_letter, "dead-letter-cut.1": test_a_stored_dead_letter,
-}  # fmt: skip
