@@ -13,6 +13,7 @@ from typing import Self
 
 from workers.embedded import HOST, free_port, with_parent
 
+BROKER = "Apache Kafka 4.4"
 START_SECONDS = 60.0
 _API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 7, -1)
 
@@ -54,10 +55,8 @@ class Apache:
         command = [str(self._home / "kafka"), str(self._folder), *map(str, self._ports)]
         with (self._folder / "out").open("ab") as log:
             self._process = subprocess.Popen(
-                with_parent([*command, "broker.session.timeout.ms=2000",
-                             "group.initial.rebalance.delay.ms=0",
-                             "group.min.session.timeout.ms=1000"]),
-                stdout=log, stderr=log, env=os.environ | {"KAFKA_HEAP": "256m"},
+                with_parent(command), stdout=log, stderr=log,
+                env=os.environ | {"KAFKA_HEAP": "256m"},
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():

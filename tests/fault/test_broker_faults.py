@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MadeCheckpoint
-from tests.fault.apache import Apache
+from tests.fault.apache import BROKER, Apache
 from tests.fault.checker import Rules, Verdict, check
 from tests.fault.history import History
 from tests.fault.plant import Plant, Worker
@@ -22,7 +22,6 @@ SEED = 20_260_102
 SETTLE = 90.0
 RESUME, DRAIN, GROWTH = 20.0, 60.0, 100 * 1024 * 1024
 """The promises: seconds until work resumes, seconds until the backlog is gone, bytes."""
-BROKER = "Apache Kafka 4.4"
 
 
 @pytest.mark.kafka

@@ -15,10 +15,13 @@ from aiokafka.errors import KafkaError
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Record
 from nnsec.settings import Settings
+from schemas.action import Action
 from schemas.alert import Alert
 from schemas.dead_letter import decode_dead_letter
 from schemas.incident import Incident
+from schemas.revocation import Revocation
 from schemas.score import decode_score
+from schemas.source import Source
 from tests.conftest import MadeCheckpoint
 from tests.fault.history import Acked, Asked, Came, Committed, History, Place
 from tests.fault.plant import Plant, Worker
@@ -98,6 +101,11 @@ class Witness:
         """How many places have an outcome."""
         return len(self.about)
 
+    @property
+    def total(self) -> int:
+        """How many records came."""
+        return len(self._seen)
+
     async def follow(self) -> None:
         """Note what comes, until cancelled."""
         tail = kafka.Tail(self._settings, self._topics)
@@ -168,6 +176,25 @@ def subject(record: Record) -> tuple[Place | None, str]:
     if record.topic == "incidents":
         incident = Incident.decode(record.value)
         return (f"incident {incident.id}", 0, incident.version), _id(record)
+    return _of_remediation(record)
+
+
+def _of_remediation(record: Record) -> tuple[Place | None, str]:
+    """An action that is done is the outcome of its command; an effect is known by what it does."""
+    if record.topic == "actions":
+        action = Action.decode(record.value)
+        at = str(action.figures.get("command_at", ""))
+        partition, _, offset = at.partition("/")
+        done = (
+            ("commands", int(partition), int(offset)) if action.outcome == "done" and at else None
+        )
+        return done, f"{action.id}/{action.outcome}"
+    if record.topic == "sources":
+        source = Source.decode(record.value)
+        return None, f"{source.source}/{source.state}/{source.incident}"
+    if record.topic == "training.revocations":
+        found = Revocation.decode(record.value)
+        return None, f"{found.source}/{found.withdrawn}/{found.positions}"
     return None, _id(record)
 
 
