@@ -34,7 +34,8 @@ from nnsec.adapters.outbox import Outbox
 from nnsec.adapters.records import Out, Record
 from streams.agent import Agent
 from streams.delivery import Bury, Delivery, Submit
-from streams.transport import Consumer, Options, Transport
+from streams.fetching import Options
+from streams.transport import Consumer, Transport
 
 __all__ = ["Options", "Out", "Record", "Sluice", "Stateless"]
 
