@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,9 @@ from workers.commands.bench_suite import suite
 if TYPE_CHECKING:  # torch takes seconds to import
     from workers.bench.delivery import Report as Delivered
     from workers.bench.detection import Rate, Report
+    from workers.bench.latency import Report as Late
+
+RATES = (400.0, 1500.0)
 
 Kafka = Annotated[
     str | None,
@@ -73,6 +77,60 @@ def delivery(
             status.update(f"{len(report.rounds)} of {rounds} rounds done")
     Console().print(_delivered(report))
     _write(json_file, report.figures())
+
+
+@app.command()
+def latency(
+    kafka: Kafka = None,
+    dataset: Annotated[str, typer.Option(help="digits, or mnist with --data.")] = "digits",
+    data: Annotated[str | None, typer.Option(help="Folder of mnist.npz.")] = None,
+    rate: Annotated[
+        list[float] | None, typer.Option(min=1.0, help="Inputs a second; repeatable.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long each rate is sent.")] = 10.0,
+    json_file: Json = None,
+) -> None:
+    """Show how long the whole monitor takes from an input to its score and to an alert."""
+    from workers.bench.broker import broker
+    from workers.bench.latency import last
+
+    with (
+        Console(stderr=True).status("a network is trained") as status,
+        broker(kafka) as (at, words),
+    ):
+        report = asyncio.run(
+            last(
+                at, words, dataset=dataset, data=data, rates=rate or RATES, seconds=seconds,
+                told=status.update,
+            )
+        )  # fmt: skip
+    Console().print(_late(report))
+    _write(json_file, report.figures())
+
+
+def _late(report: Late) -> Table:
+    from workers.bench.latency import QUANTILES
+
+    table = Table(
+        title=f"{report.broker}, {report.dataset}: ms from an input to its score and, from the "
+        f"row that crossed the bound, to the alert",
+        caption=f"first score {report.first_score:.1f} s after the start; saturation "
+        f"{report.saturation:,.0f} inputs/s; {report.seconds:g} s a rate",
+        box=SIMPLE_HEAD,
+    )
+    names = " / ".join(f"p{100 * q:g}" for q in QUANTILES)
+    for name in ("inputs/s", f"score {names}", "alerts", f"alert {names}", "lost", "MB/min"):
+        table.add_column(name, justify="right")
+    for line in report.lines:
+        scores, alerts = (
+            " / ".join(f"{value:.0f}" for value in found.values)
+            for found in (line.scores, line.alerts)
+        )
+        asked = f"{line.sent:,.0f}" + (f" ({line.share:.0%})" if line.share else "")
+        table.add_row(
+            asked, scores, str(line.alerts.n), alerts, str(line.lost), f"{line.memory:.1f}"
+        )
+    return table
 
 
 def _write(file: Path | None, figures: dict[str, Any]) -> None:
