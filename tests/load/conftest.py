@@ -1,0 +1,7 @@
+"""The fault suite's released model and its ledger."""
+
+from __future__ import annotations
+
+from tests.fault.conftest import released, shown
+
+__all__ = ["released", "shown"]
