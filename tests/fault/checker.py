@@ -75,6 +75,15 @@ class Verdict:
         """Whether nothing is wrong."""
         return not self.faults
 
+    @property
+    def figures(self) -> dict[str, int]:
+        """What every report of a run tells."""
+        return {
+            "acknowledged": self.acked, "in_doubt": self.in_doubt,
+            "lost": self.acked - self.outcomes, "came_again": self.replays,
+            "logical_duplicates": len(self.faults.get("conflicting", ())),
+        }  # fmt: skip
+
     def __str__(self) -> str:
         wrong = [
             f"{name}: {len(found)}, such as {'; '.join(found[:EXAMPLES])}"

@@ -73,9 +73,8 @@ async def test_kill_9_of_the_broker(
         await note_commits(settings, history, "score", (INPUTS,))
     verdict = judged(history, tmp_path)
     shown(
-        2, BROKER, SEED, kills=kills, inputs=verdict.acked, in_doubt=verdict.in_doubt, lost=0,
-        logical_duplicates=0, scored_twice=verdict.replays,
-        longest_seconds_to_resume=round(max(resumed), 1), processes_restarted=0,
+        2, BROKER, SEED, kills=kills, **verdict.figures,
+        longest_seconds_to_resume=round(max(resumed), 1),
     )  # fmt: skip
 
 
@@ -125,8 +124,7 @@ async def test_a_broker_that_stands_still(
     assert peak - before <= GROWTH, f"{(peak - before) / 1e6:.0f} MB"
     assert drained <= DRAIN
     shown(
-        3, BROKER, SEED, seconds_stopped=seconds, inputs=verdict.acked, lost=0,
-        logical_duplicates=0, scored_twice=verdict.replays,
+        3, BROKER, SEED, seconds_stopped=seconds, **verdict.figures,
         growth_MB=round((peak - before) / 1e6, 1), seconds_to_drain=round(drained, 1),
     )  # fmt: skip
 

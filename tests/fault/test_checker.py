@@ -46,6 +46,9 @@ def test_a_run_without_a_fault_is_kept() -> None:
     verdict = check(history, RULES)
     assert verdict.kept
     assert (verdict.acked, verdict.outcomes, verdict.replays, verdict.kills) == (2, 2, 0, 0)
+    assert verdict.figures == {
+        "acknowledged": 2, "in_doubt": 0, "lost": 0, "came_again": 0, "logical_duplicates": 0,
+    }  # fmt: skip
     assert str(verdict).endswith("kept")
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,10 +16,7 @@ from nnsec.adapters.records import Out, Record
 from nnsec.checkpoints import revoked_positions
 from nnsec.settings import Settings
 from nnsec.trust import keys
-from nnsec.trust.commands import sign_command
-from schemas.command import Command, CommandKind
 from schemas.revocation import Revocation
-from schemas.source import Source
 from schemas.topics import TOPICS
 from streams.control import Control
 from tests.conftest import SPEC, MadeCheckpoint
@@ -29,10 +24,9 @@ from tests.fault.apache import BROKER, Apache
 from tests.fault.checker import Rules, check
 from tests.fault.history import Came, History
 from tests.fault.plant import Plant
-from tests.fault.traffic import Feeder, feeder, note_commits, until, witness
+from tests.fault.remedies import crew, identity, order, samples
+from tests.fault.traffic import feeder, note_commits, until, witness
 from tests.fault.traps import POINTS
-from tests.workers import stage
-from tests.workers.field import accepted
 from workers.site import Site
 
 SEED = 0
@@ -87,12 +81,14 @@ async def test_kill_9_of_the_remediation_worker(
     assert verdict.kept, str(verdict)
     found = Counter((e.place[0], e.id.split("/")[-1]) for e in history.of(Came))
     count = len(cases)
-    assert [found["actions", step] for step in ("proposed", "running", "done")] == [count] * 3
-    assert sum(n for (topic, _), n in found.items() if topic == "sources") == count
-    assert sum(n for (topic, _), n in found.items() if topic == "training.revocations") == count
+    steps = {step: found["actions", step] for step in ("proposed", "running", "done")}
+    assert set(steps.values()) == {count}
+    effects = Counter(topic for topic, _ in found.elements())
+    assert effects["sources"] == effects["training.revocations"] == count
     shown(
-        5, "Tansu (embedded)", SEED, points=len(POINTS), kills=count, commands=verdict.acked,
-        with_effect_exactly_once=count, intents=count, results=count,
+        5, "Tansu (embedded)", SEED, points=len(POINTS), kills=verdict.kills - 1, **verdict.figures,
+        statements=effects["sources"], revocations=effects["training.revocations"],
+        intents=steps["running"], results=steps["done"],
     )  # fmt: skip
 
 
@@ -165,7 +161,7 @@ async def test_a_worker_paused_past_its_lease(
     assert stale >= models * rounds * len(STALE)
     shown(
         8, BROKER, SEED, pauses=rounds * len(STALE), stale_writes=stale,
-        accepted=0, commands=verdict.acked,
+        accepted=len(accepted_ones), commands=verdict.acked,
     )  # fmt: skip
 
 
@@ -197,70 +193,3 @@ async def wrong(settings: Settings) -> list[str]:
     said = [Revocation.decode(r.value) for r in records if r.topic == "training.revocations"]
     found += [f"{place} is revoked" for place in revoked_positions(said)]
     return found
-
-
-async def identity(settings: Settings) -> UUID:
-    """Of the log of training samples."""
-    return (await kafka.declare(settings, now=datetime.now(UTC)))["training.samples"]
-
-
-async def samples(settings: Settings, log: UUID, sources: Iterable[str]) -> None:
-    """Let two samples of each source have been accepted."""
-    outs = [
-        out
-        for source in sources
-        for start in (int(uuid4().int % 10**9),)
-        for out in accepted(log, (start, start + 1), source)
-    ]
-    async with kafka.publisher(settings) as publish:
-        await publish(*outs)
-
-
-async def order(
-    feed: Feeder, key: keys.PrivateKey, what: CommandKind, source: str, model: str = "digits"
-) -> None:
-    """Send a signed command; its key is the source, so that a trap knows it unopened."""
-    now = datetime.now(UTC)
-    command = Command(
-        id=f"{what}-{source}", kind=what, model=model, target=source, reason="a test",
-        issued=now, expires=now + timedelta(hours=1),
-    )  # fmt: skip
-    await feed.send(sign_command(command, key), topic="commands", key=source.encode())
-
-
-@asynccontextmanager
-async def crew(settings: Settings) -> AsyncIterator[None]:
-    """A stream worker in words only: it hears every source statement, and says so at once."""
-
-    async def work() -> None:
-        tail = kafka.Tail(settings, ("sources",))
-        await tail.start()
-        heard = 0
-        async with kafka.publisher(settings) as publish:
-
-            async def say() -> None:
-                said = stage.status(list(PARTITIONS), sources=heard)
-                await publish(Out("models.status", said.encode(), str(said.worker).encode()))
-
-            async def listen() -> None:
-                nonlocal heard
-                async for record in tail:
-                    heard = max(heard, Source.decode(record.value).version)
-                    await say()
-
-            listening = asyncio.create_task(listen())
-            try:
-                while True:
-                    await say()
-                    await asyncio.sleep(3.0)
-            finally:
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
-                await tail.stop()
-
-    working = asyncio.create_task(work())
-    try:
-        yield
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)

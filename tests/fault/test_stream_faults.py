@@ -80,8 +80,7 @@ async def test_kill_9_of_the_stream_process(
     verdict = check(history, rules)
     assert verdict.kept, f"seed {SEED}: {verdict}"
     shown(
-        1, "Tansu (embedded)", SEED, kills=kills, inputs=verdict.acked, lost=0,
-        logical_duplicates=0, scored_twice=verdict.replays,
+        1, "Tansu (embedded)", SEED, kills=kills, **verdict.figures,
         oldest_seconds_before_the_kill=round(verdict.oldest_replay, 2),
     )  # fmt: skip
 
@@ -136,9 +135,9 @@ async def test_a_second_process_is_added_and_removed(
     assert ("digits", "evasion") in families
     assert len(families) == len(set(families)), f"duplicate incidents: {sorted(families)}"
     shown(
-        4, "Tansu (embedded)", SEED, added_and_removed=times, inputs_and_samples=verdict.acked,
-        lost=0, incidents=len(incidents), duplicate_incidents=0, out_of_order=0,
-        came_again=verdict.replays,
+        4, "Tansu (embedded)", SEED, added_and_removed=times, **verdict.figures,
+        incidents=len(incidents), duplicate_incidents=len(families) - len(set(families)),
+        out_of_order=len(verdict.faults.get("disordered", ())),
     )  # fmt: skip
 
 
