@@ -108,12 +108,11 @@ class Report:
 async def measure(
     servers: str,
     words: str,
+    material: Material,
     *,
-    dataset: str,
-    data: str | None,
     rates: Sequence[float],
     seconds: float,
-    seed: int = 0,
+    shares: Sequence[float] = SHARES,
 ) -> AsyncIterator[Report]:
     """Start the monitor, find its saturation, and send at each rate for some seconds.
 
@@ -121,27 +120,26 @@ async def measure(
     ----------
     servers, words:
         Address of the broker, and what it is.
-    dataset, data:
-        As in `nnsec.datasets.load`.
     rates:
-        Inputs a second; shares of saturation follow.
+        Inputs a second.
+    shares:
+        Of saturation; these follow.
 
     Yields
     ------
     Report
         The same one, after each step.
     """
-    report = Report(words, dataset, seconds)
+    report = Report(words, material.name, seconds)
     with tempfile.TemporaryDirectory(prefix="nnsec-bench-") as name:
         folder = Path(name)
-        material = Material.load(dataset, data, seed=seed)
         settings, created = await asyncio.to_thread(_prepare, folder, servers, material)
         await release(
             settings, model=material.name, version=created.version, digest=created.digest,
             key=keys.load_private(settings.remediation.release_key), reason="benchmark",
             now=datetime.now(UTC),
         )  # fmt: skip
-        traffic = Traffic.drawn(material, seed)
+        traffic = Traffic.drawn(material, material.seed)
         os.environ.setdefault(THREADS, "1")
         with Fleet(settings, folder / "nnsec.toml") as fleet:
             async with _probe(settings) as probe:
@@ -151,7 +149,7 @@ async def measure(
                 report.saturation = await _saturate(probe, traffic, seconds)
                 yield report
                 wanted = [(rate, 0.0) for rate in rates]
-                wanted += [(share * report.saturation, share) for share in SHARES]
+                wanted += [(share * report.saturation, share) for share in shares]
                 pid = fleet.children["stream"].process.pid
                 for rate, share in wanted:
                     report.lines.append(await _at(probe, traffic, rate, share, seconds, pid))
@@ -159,7 +157,12 @@ async def measure(
 
 
 async def last(
-    servers: str, words: str, *, told: Callable[[str], object] = str, **more: Any
+    servers: str,
+    words: str,
+    material: Material,
+    *,
+    told: Callable[[str], object] = str,
+    **more: Any,
 ) -> Report:
     """What `measure` yields at last.
 
@@ -168,8 +171,8 @@ async def last(
     told:
         Called with what is done.
     """
-    report = Report(words, "", 0.0)
-    async for report in measure(servers, words, **more):
+    report = Report(words, material.name, 0.0)
+    async for report in measure(servers, words, material, **more):
         told(f"saturation {report.saturation:,.0f}/s, {len(report.lines)} rates done")
     return report
 

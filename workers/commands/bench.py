@@ -93,6 +93,7 @@ def latency(
     """Show how long the whole monitor takes from an input to its score and to an alert."""
     from workers.bench.broker import broker
     from workers.bench.latency import last
+    from workers.demo.material import Material
 
     with (
         Console(stderr=True).status("a network is trained") as status,
@@ -100,8 +101,8 @@ def latency(
     ):
         report = asyncio.run(
             last(
-                at, words, dataset=dataset, data=data, rates=rate or RATES, seconds=seconds,
-                told=status.update,
+                at, words, Material.load(dataset, data, seed=0), rates=rate or RATES,
+                seconds=seconds, told=status.update,
             )
         )  # fmt: skip
     Console().print(_late(report))
