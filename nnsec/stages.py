@@ -54,6 +54,28 @@ def second_stage(
     return _scores(network, detectors, pieces)[: len(rows)]
 
 
+def cheap(detectors: Sequence[Detector]) -> NDArray[np.bool_]:
+    """(detectors,) which run on every input; where all are costly, all do."""
+    found = np.array([not detector.costly for detector in detectors])
+    return found if found.any() else ~found
+
+
+def whole(network: Network, detectors: Sequence[Detector], forward: Forward) -> NDArray[np.float64]:
+    """(batch, detectors) scores of all detectors for all rows, each in its own stage's shape."""
+    raw = np.zeros((len(forward), len(detectors)))
+    early = cheap(detectors)
+    rows = np.arange(len(forward))
+    raw[:, early] = first_stage(network, where(detectors, early), forward)
+    if not early.all():
+        raw[:, ~early] = second_stage(network, where(detectors, ~early), forward, rows)
+    return raw
+
+
+def where(detectors: Sequence[Detector], chosen: NDArray[np.bool_]) -> list[Detector]:
+    """The detectors that are chosen, in their order."""
+    return [detector for detector, one in zip(detectors, chosen, strict=True) if one]
+
+
 def _scores(
     network: Network, detectors: Sequence[Detector], pieces: Sequence[Forward]
 ) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from nnsec.detectors import Detector
 from nnsec.errors import ConfigError, Unsafe
 from nnsec.network import Forward, Network
 from nnsec.splits import Splits
-from nnsec.stages import first_stage, second_stage
+from nnsec.stages import cheap, first_stage, second_stage, where, whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,9 +144,9 @@ class Suite:
             # As a checkpoint gives it back: the order of an array in memory moves last digits.
             detector.restore(_packed(detector.state()))
         held_out, calibrate = x[splits.fit], x[splits.calibrate]
-        cascade = Cascade.fit(_whole(network, chosen, network.forward(held_out)), cheap(chosen))
+        cascade = Cascade.fit(whole(network, chosen, network.forward(held_out)), cheap(chosen))
         forward = network.forward(calibrate)
-        raw = _whole(network, chosen, forward)
+        raw = whole(network, chosen, forward)
         first = cascade.first_score(raw)
         through = cascade.doubt(first) | cascade.drawn(calibrate)
         score = cascade.score(first, raw, through)
@@ -170,7 +170,7 @@ class Suite:
             rows = np.flatnonzero(through)
             costly = ~self.cascade.cheap
             raw[np.ix_(rows, costly)] = second_stage(
-                self.network, _where(self.detectors, costly), forward, rows
+                self.network, where(self.detectors, costly), forward, rows
             )
         score = self.cascade.score(first, raw, through)
         p_value = self.calibration.p_value(score, forward.prediction)
@@ -194,7 +194,7 @@ class Suite:
         """Raw scores with the cheap columns filled, their distance, and which rows are in doubt."""
         cheap = self.cascade.cheap
         raw = np.zeros((len(forward), len(cheap)))
-        raw[:, cheap] = first_stage(self.network, _where(self.detectors, cheap), forward)
+        raw[:, cheap] = first_stage(self.network, where(self.detectors, cheap), forward)
         first = self.cascade.first_score(raw)
         return raw, first, self.cascade.doubt(first)
 
@@ -211,9 +211,18 @@ class Suite:
         x:
             As in `score`.
         """
-        doubt = self._first(self.network.forward(x))[2]
-        found: NDArray[np.bool_] = doubt | self.cascade.drawn(x)
+        found: NDArray[np.bool_] = self.in_doubt(x) | self.cascade.drawn(x)
         return found
+
+    def in_doubt(self, x: NDArray[Any]) -> NDArray[np.bool_]:
+        """(batch,) which inputs the cheap detectors leave in doubt.
+
+        Parameters
+        ----------
+        x:
+            As in `score`.
+        """
+        return self._first(self.network.forward(x))[2]
 
     def raw_scores(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """(batch, detectors) what each detector says of each input, all run, before the fusion.
@@ -223,7 +232,7 @@ class Suite:
         x:
             As in `score`.
         """
-        return _whole(self.network, self.detectors, self.network.forward(x))
+        return whole(self.network, self.detectors, self.network.forward(x))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All but the model, as arrays with dotted names."""
@@ -272,7 +281,7 @@ class Suite:
         forward = self.network.forward(low)
         for detector in self.detectors:
             try:
-                _whole(self.network, [detector], forward)
+                whole(self.network, [detector], forward)
             except (ValueError, IndexError, TypeError, RuntimeError) as error:
                 raise Unsafe(
                     f"the fitted detector {detector.name!r} does not fit the model: {error}"
@@ -295,29 +304,6 @@ def choose(network: Network, names: Sequence[str] = ()) -> tuple[Detector, ...]:
             "take it out of `detectors`"
         )
     return tuple(detector for detector in made if detector.name not in unfit)
-
-
-def cheap(detectors: Sequence[Detector]) -> NDArray[np.bool_]:
-    """(detectors,) which run on every input; where all are costly, all do."""
-    found = np.array([not detector.costly for detector in detectors])
-    return found if found.any() else ~found
-
-
-def _whole(
-    network: Network, detectors: Sequence[Detector], forward: Forward
-) -> NDArray[np.float64]:
-    """(batch, detectors) scores of all detectors for all rows, each in its own stage's shape."""
-    raw = np.zeros((len(forward), len(detectors)))
-    early = cheap(detectors)
-    rows = np.arange(len(forward))
-    raw[:, early] = first_stage(network, _where(detectors, early), forward)
-    if not early.all():
-        raw[:, ~early] = second_stage(network, _where(detectors, ~early), forward, rows)
-    return raw
-
-
-def _where(detectors: Sequence[Detector], chosen: NDArray[np.bool_]) -> list[Detector]:
-    return [detector for detector, one in zip(detectors, chosen, strict=True) if one]
 
 
 def _confidence(logits: NDArray[np.float64]) -> NDArray[np.float32]:

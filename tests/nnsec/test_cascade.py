@@ -16,7 +16,8 @@ from nnsec.detectors.feature_squeezing import FeatureSqueezing
 from nnsec.detectors.knn import Knn
 from nnsec.errors import Unsafe
 from nnsec.network import Forward, Network
-from nnsec.suite import Suite, cheap
+from nnsec.stages import cheap
+from nnsec.suite import Suite
 
 CHEAP = np.array([True, True, False, True])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 from sklearn.metrics import roc_auc_score
 
+from nnsec.calibration import rank_p_value
 from nnsec.network import Network
 from nnsec.splits import Splits
 from nnsec.suite import Suite
@@ -92,6 +93,11 @@ class Report:
         Calibration points of each seed.
     accuracy:
         Share of honest inputs that the network classifies right.
+    honest_in_doubt:
+        Honest inputs that the cheap detectors leave in doubt.
+    attacks_in_doubt:
+        Successful attacks that they leave in doubt, for each ε; the others never meet the costly
+        detectors, unless they are drawn.
     """
 
     dataset: str
@@ -99,6 +105,8 @@ class Report:
     seeds: tuple[int, ...]
     points: tuple[int, ...]
     accuracy: Rate
+    honest_in_doubt: Rate
+    attacks_in_doubt: tuple[Rate, ...]
     lines: tuple[Line, ...]
 
     def figures(self) -> dict[str, Any]:
@@ -114,7 +122,17 @@ class Report:
         ]
         whole = {"dataset": self.dataset, "alpha": self.alpha, "seeds": list(self.seeds)}
         accuracy = {"right": self.accuracy.hits, "n": self.accuracy.n}
-        return whole | {"points": list(self.points), "accuracy": accuracy, "detectors": lines}
+        doubt = {
+            "honest": _share(self.honest_in_doubt),
+            "by_epsilon": {
+                str(epsilon): _share(rate)
+                for epsilon, rate in zip(EPSILONS, self.attacks_in_doubt, strict=True)
+            },
+        }
+        points = list(self.points)
+        return whole | {
+            "points": points, "accuracy": accuracy, "in_doubt": doubt, "detectors": lines,
+        }  # fmt: skip
 
 
 def measure(
@@ -153,12 +171,15 @@ def once(material: Material, network: Network, *, honest: int, attacks: int) -> 
     clean = material.honest(honest, seed=HONEST_SEED)
     attack = material.attack(network, attacks, seed=ATTACK_SEED)
     right = network.forward(clean.x).prediction == clean.y
+    won, doubt = attack.successful(network), suite.in_doubt(attack.x)
     return Report(
         dataset=material.name,
         alpha=alpha,
         seeds=(seed,),
         points=(suite.calibration.n,),
-        accuracy=Rate(int(right.sum()), len(clean)),
+        accuracy=_rate(right),
+        honest_in_doubt=_rate(suite.in_doubt(clean.x)),
+        attacks_in_doubt=tuple(_rate(doubt[won & (attack.epsilon == e)]) for e in EPSILONS),
         lines=_lines(suite, clean.x, attack, alpha),
     )
 
@@ -167,15 +188,14 @@ def joined(reports: Sequence[Report]) -> Report:
     """Several reports on one data set as one: counts are added, AUROC is averaged."""
     first = reports[0]
     lines = tuple(_together(group) for group in zip(*(r.lines for r in reports), strict=True))
-    accuracy = Rate(0, 0)
-    for report in reports:
-        accuracy = accuracy.plus(report.accuracy)
     return Report(
         dataset=first.dataset,
         alpha=first.alpha,
         seeds=tuple(seed for report in reports for seed in report.seeds),
         points=tuple(n for report in reports for n in report.points),
-        accuracy=accuracy,
+        accuracy=_sum(r.accuracy for r in reports),
+        honest_in_doubt=_sum(r.honest_in_doubt for r in reports),
+        attacks_in_doubt=tuple(map(_sum, zip(*(r.attacks_in_doubt for r in reports), strict=True))),
         lines=lines,
     )
 
@@ -185,11 +205,11 @@ def _lines(suite: Suite, clean: NDArray[Any], attack: Attack, alpha: float) -> t
     honest, attacked = _figures(suite, clean), _figures(suite, attack.x)
     lines = []
     for name, (score, p_value) in honest.items():
-        benign = Rate(int((p_value <= alpha).sum()), len(p_value))
+        benign = _rate(p_value <= alpha)
         for epsilon in EPSILONS:
             rows = won & (attack.epsilon == epsilon)
             scores, p_values = (figure[rows] for figure in attacked[name])
-            found = Rate(int((p_values <= alpha).sum()), len(p_values))
+            found = _rate(p_values <= alpha)
             lines.append(Line(name, epsilon, _auroc(score, scores), found, benign))
     return tuple(lines)
 
@@ -197,10 +217,11 @@ def _lines(suite: Suite, clean: NDArray[Any], attack: Attack, alpha: float) -> t
 def _figures(
     suite: Suite, x: NDArray[Any]
 ) -> dict[str, tuple[NDArray[np.floating], NDArray[np.floating]]]:
-    """Of each detector, and fused: scores and p-values, (n,) each."""
+    """Of each detector on all inputs, and fused: scores and p-values, (n,) each."""
     scored, raw = suite.score(x), suite.raw_scores(x)
     figures: dict[str, tuple[NDArray[np.floating], NDArray[np.floating]]] = {
-        name: (raw[:, d], scored.p_values[:, d]) for d, name in enumerate(suite.names)
+        name: (raw[:, d], rank_p_value(suite.columns[:, d], raw[:, d]))
+        for d, name in enumerate(suite.names)
     }
     figures[FUSED] = (scored.score, scored.p_value)
     return figures
@@ -214,9 +235,22 @@ def _auroc(honest: NDArray[np.floating], attacked: NDArray[np.floating]) -> floa
 
 
 def _together(lines: Sequence[Line]) -> Line:
-    found, benign = Rate(0, 0), Rate(0, 0)
-    for line in lines:
-        found, benign = found.plus(line.found), benign.plus(line.benign)
+    found, benign = _sum(line.found for line in lines), _sum(line.benign for line in lines)
     known = [line.auroc for line in lines if not np.isnan(line.auroc)]
     auroc = float(np.mean(known)) if known else float("nan")
     return Line(lines[0].detector, lines[0].epsilon, auroc, found, benign)
+
+
+def _rate(hits: NDArray[np.bool_]) -> Rate:
+    return Rate(int(hits.sum()), len(hits))
+
+
+def _sum(rates: Iterable[Rate]) -> Rate:
+    whole = Rate(0, 0)
+    for rate in rates:
+        whole = whole.plus(rate)
+    return whole
+
+
+def _share(rate: Rate) -> dict[str, int]:
+    return {"in_doubt": rate.hits, "n": rate.n}

@@ -49,11 +49,16 @@ def test_every_detector_is_measured_at_every_epsilon(report: Report) -> None:
     assert len({line.found.n for line in report.lines if line.epsilon == 0.3}) == 1
     assert report.points[0] >= 400
     assert report.accuracy.value > 0.7
+    assert 0.03 < report.honest_in_doubt.value < 0.25
+    for line, doubt in zip(fused, report.attacks_in_doubt, strict=True):
+        assert doubt.n == line.found.n
+        assert doubt.hits >= line.found.hits  # what is flagged was in doubt
 
 
 def _report(seed: int, auroc: float) -> Report:
     line = Line("energy", 0.1, auroc, Rate(seed, 10), Rate(1, 100))
-    return Report("digits", 0.005, (seed,), (404,), Rate(90, 100), (line,))
+    doubt = (Rate(9, 100), (Rate(3, 4), Rate(5, 5), Rate(5, 5)))
+    return Report("digits", 0.005, (seed,), (404,), Rate(90, 100), *doubt, (line,))
 
 
 def test_seeds_are_added_up() -> None:
@@ -62,6 +67,9 @@ def test_seeds_are_added_up() -> None:
     assert whole.seeds == (3, 4, 5)
     assert whole.points == (404, 404, 404)
     assert whole.accuracy == Rate(270, 300)
+    assert whole.honest_in_doubt == Rate(27, 300)
+    assert whole.attacks_in_doubt == (Rate(9, 12), Rate(15, 15), Rate(15, 15))
+    assert whole.figures()["in_doubt"]["by_epsilon"]["0.1"] == {"in_doubt": 9, "n": 12}
     (line,) = whole.lines
     assert line.found == Rate(12, 30)
     assert line.benign == Rate(3, 300)
