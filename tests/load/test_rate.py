@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -76,6 +77,12 @@ def latencies(history: History, since: float, until: float) -> list[float]:
         for e in history.of(Came)
         if e.about in places and since <= places[e.about] < until
     )
+
+
+def cpu(worker: Worker) -> float:
+    """Seconds that a process has computed for."""
+    words = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -173,21 +180,27 @@ async def test_two_workers_share_the_work(
     released: Any, checkpoint: MadeCheckpoint, tmp_path: Path, shown: Callable[..., None], rows: int
 ) -> None:
     """One process, then two, drain the same backlog: each input once; the rates are reported."""
-    history, rates = History(), {}
+    history, rates, costs, started = History(), {}, {}, []
     settings: Settings = await released()
     count = 8000 if rows == 1 else 1500
     with Plant(settings, tmp_path / "plant", history) as plant:
         async with feeder(settings, history) as feed, witness(settings, history) as seen:
             sender = Sender(feed, checkpoint, rows)
             for workers in (1, 2):
-                plant.start("stream", "--role", "score")
+                started.append(plant.start("stream", "--role", "score"))
                 await drained(sender, seen, plant, 300)
                 await asyncio.sleep(6.0)  # the group settles
+                before = sum(map(cpu, started))
                 found = [await drained(sender, seen, plant, count) for _ in range(3)]
                 rates[workers] = round(sorted(found)[1] * rows)
+                spent = sum(map(cpu, started)) - before
+                costs[workers] = round(spent / (3 * count * rows) * 1e6, 1)
             await feed.flush()
             await until(lambda: not seen.missing(), SETTLE, plant.logs)
             await seen.rest()
     verdict = check(history, Rules(frozenset({INPUTS}), ordered=frozenset({"scores"})))
     assert verdict.kept, str(verdict)
-    shown(13, "Tansu (embedded)", SEED, rows_a_record=rows, inputs_a_second_by_workers=rates)
+    shown(
+        13, "Tansu (embedded)", SEED, rows_a_record=rows, inputs_a_second_by_workers=rates,
+        cpu_us_an_input_by_workers=costs,
+    )  # fmt: skip
