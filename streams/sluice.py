@@ -7,7 +7,10 @@ led to is acknowledged by the broker. An agent is a function from a batch to wha
 
     from streams.sluice import Out, Sluice, Stateless
 
-    app = faust.App("copier", broker="kafka://localhost:9092", topic_disable_leader=True)
+    app = faust.App(
+        "copier", broker="kafka://localhost:9092", broker_session_timeout=10.0,
+        topic_disable_leader=True,
+    )
 
     async def copy(records):
         return [Out("copies", record.value, record.key) for record in records]
