@@ -13,9 +13,9 @@ What it counts as wrong, each a named fault with examples:
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.fault.history import Acked, Asked, Came, Committed, Fault, History, Place
@@ -39,13 +39,14 @@ class Rules:
     ordered:
         Topics whose first occurrences follow the order of their source partition.
     window:
-        Seconds before a fault from which on what came out may come out again; None for any.
+        Topic to the seconds before a fault from which on what came out on it may come out again;
+        for topics whose records have their own time (a dead letter has that of the original).
     """
 
     inputs: frozenset[str]
     once: frozenset[str] = frozenset()
     ordered: frozenset[str] = frozenset()
-    window: float | None = None
+    window: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Verdict:
         ]
         return (
             f"{self.acked} acknowledged, {self.outcomes} with an outcome, {self.in_doubt} in "
-            f"doubt, {self.replays} came again, {self.kills} faults; {' | '.join(wrong) or 'kept'}"
+            f"doubt, {self.replays} came again, {self.kills} kills; {' | '.join(wrong) or 'kept'}"
         )
 
 
@@ -112,7 +113,8 @@ def check(history: History, rules: Rules) -> Verdict:
     about = {e.about for e in came if e.about is not None and e.about[0] in rules.inputs}
     breaks = sorted(e.at for e in history.of(Fault) if e.what in BREAKS)
     again = list(_again(came))
-    ages = [age for age in (_age(first, breaks) for first, _ in again) if age is not None]
+    timed = [first for first, _ in again if first.place[0] in rules.window]
+    ages = [age for age in (_age(first, breaks) for first in timed) if age is not None]
     found = {
         "lost": [_name(place) for place in sorted(acked - about)],
         "invented": _invented(about - acked, len(doubt)),
@@ -125,7 +127,8 @@ def check(history: History, rules: Rules) -> Verdict:
     return Verdict(
         acked=len(acked), in_doubt=len(doubt), outcomes=len(acked & about), replays=len(again),
         oldest_replay=max(ages, default=0.0),
-        kills=len(breaks), faults={name: wrong for name, wrong in found.items() if wrong},
+        kills=sum(e.what == "kill" for e in history.of(Fault)),
+        faults={name: wrong for name, wrong in found.items() if wrong},
     )  # fmt: skip
 
 
@@ -174,13 +177,12 @@ def _age(first: Came, breaks: Sequence[float]) -> float | None:
 
 
 def _replayed(
-    again: Sequence[tuple[Came, Came]], breaks: Sequence[float], window: float | None
+    again: Sequence[tuple[Came, Came]], breaks: Sequence[float], window: Mapping[str, float]
 ) -> Iterator[str]:
-    if window is None:
-        return
     for first, second in again:
         age = _age(first, breaks)
-        if age is None or age > window:
+        bound = window.get(first.place[0])
+        if bound is not None and (age is None or age > bound):
             when = "no fault followed" if age is None else f"{age:.2f} s before the fault"
             yield f"{_name(second.place)}: first came {when}"
 
@@ -207,13 +209,17 @@ def _passed(history: History, came: Sequence[Came], acked: set[Place]) -> Iterat
         if one.about is not None:
             first[one.about] = min(one.at, first.get(one.about, one.at))
     places = sorted(acked)
+    # The newest first outcome from the beginning of the partition up to each place.
+    newest: list[float] = []
+    for n, place in enumerate(places):
+        before = newest[-1] if n and places[n - 1][:2] == place[:2] else 0.0
+        newest.append(max(before, first.get(place, float("inf"))))
     for commit in history.of(Committed):
         low = bisect_left(places, (commit.topic, commit.partition, -1))
         high = bisect_left(places, (commit.topic, commit.partition, commit.offset))
-        for place in places[low:high]:
-            if first.get(place, float("inf")) > commit.at:
-                yield f"{commit.group} committed {commit.offset}, but not yet {_name(place)}"
-                break
+        if high > low and newest[high - 1] > commit.at:
+            late = bisect_right(newest, commit.at, low, high)
+            yield f"{commit.group} committed {commit.offset}, but not yet {_name(places[late])}"
 
 
 def _name(place: Place) -> str:

@@ -55,12 +55,17 @@ class Worker:
         self._process.join()
         self._history.fault("kill", self.name)  # only now nothing more can come of it
 
+    def join(self) -> None:
+        """Wait until it has ended."""
+        self._process.join(10.0)
+
     def died(self, seconds: float) -> bool:
         """Wait until it has ended by itself; tell whether it was SIGKILL."""
         self._process.join(seconds)
-        if self._process.exitcode == -signal.SIGKILL:
+        killed = bool(self._process.exitcode == -signal.SIGKILL)
+        if killed:
             self._history.fault("kill", self.name)
-        return bool(self._process.exitcode == -signal.SIGKILL)
+        return killed
 
     def pause(self) -> None:
         """Let it stand still (SIGSTOP)."""
@@ -115,7 +120,7 @@ class Plant:
         for worker in self._workers:
             if worker.alive:
                 os.kill(worker.pid, signal.SIGKILL)
-            worker.died(10.0)
+            worker.join()
 
     def start(self, *command: str, trap: str = "") -> Worker:
         """Start one command of ``nnsec``.

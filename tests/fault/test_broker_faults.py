@@ -16,12 +16,13 @@ from tests.fault.apache import BROKER, Apache
 from tests.fault.checker import Rules, Verdict, check
 from tests.fault.history import History
 from tests.fault.plant import Plant, Worker
-from tests.fault.traffic import INPUTS, feeder, finish, note_commits, send, until, witness
+from tests.fault.traffic import INPUTS, commits, feeder, finish, send, until, witness
 
 SEED = 20_260_102
 SETTLE = 90.0
 RESUME, DRAIN, GROWTH = 20.0, 60.0, 100 * 1024 * 1024
 """The promises: seconds until work resumes, seconds until the backlog is gone, bytes."""
+IMPATIENT = "tests.fault.traps:impatient:{}"
 
 
 @pytest.mark.kafka
@@ -45,10 +46,11 @@ async def test_kill_9_of_the_broker(
     settings = await released(apache.url)
     resumed: list[float] = []
     with Plant(settings, tmp_path / "plant", history) as plant:
-        worker = plant.start("stream", "--role", "score")
+        worker = plant.start("stream", "--role", "score", trap=IMPATIENT.format(2000))
         async with (
             feeder(settings, history, idempotent=True) as feed,
             witness(settings, history) as seen,
+            commits(settings, history, ("score", INPUTS)),
         ):
             await send(feed, checkpoint, 20)
             await until(lambda: seen.count, SETTLE, plant.logs)
@@ -70,7 +72,6 @@ async def test_kill_9_of_the_broker(
             await finish(feed, seen, plant, [], SETTLE)
             assert worker.alive
             await finish(feed, seen, plant, [worker], SETTLE)
-        await note_commits(settings, history, "score", (INPUTS,))
     verdict = judged(history, tmp_path)
     shown(
         2, BROKER, SEED, kills=kills, **verdict.figures,
@@ -98,10 +99,11 @@ async def test_a_broker_that_stands_still(
     history = History()
     settings = await released(apache.url)
     with Plant(settings, tmp_path / "plant", history) as plant:
-        worker = plant.start("stream", "--role", "score")
+        worker = plant.start("stream", "--role", "score", trap=IMPATIENT.format(int(seconds * 400)))
         async with (
             feeder(settings, history, idempotent=True) as feed,
             witness(settings, history) as seen,
+            commits(settings, history, ("score", INPUTS)),
         ):
             await send(feed, checkpoint, inputs // 3)
             await until(lambda: seen.count > inputs // 6, SETTLE, plant.logs)
@@ -119,7 +121,6 @@ async def test_a_broker_that_stands_still(
             peak = max(peak, worker.memory())
             assert worker.alive
             await finish(feed, seen, plant, [worker], SETTLE)
-        await note_commits(settings, history, "score", (INPUTS,))
     verdict = judged(history, tmp_path)
     assert peak - before <= GROWTH, f"{(peak - before) / 1e6:.0f} MB"
     assert drained <= DRAIN

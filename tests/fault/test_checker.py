@@ -12,7 +12,7 @@ from tests.fault.checker import Rules, check
 from tests.fault.history import Acked, Asked, Came, Committed, Event, Fault, History, Place
 
 INPUTS, OUT, LETTERS = "inference.inputs", "scores", "dead-letters"
-RULES = Rules(frozenset({INPUTS}), ordered=frozenset({OUT}), window=1.0)
+RULES = Rules(frozenset({INPUTS}), ordered=frozenset({OUT}), window={OUT: 1.0})
 
 
 def place(offset: int, partition: int = 0, topic: str = INPUTS) -> Place:
@@ -78,7 +78,7 @@ def test_what_was_never_acknowledged_need_not_come() -> None:
 )
 def test_two_logical_outcomes_of_one_position_conflict(second: Came) -> None:
     """The same record twice is a replay; anything else is a duplicate outcome."""
-    assert wrong(*sent(0), came(0, 0), second, rules=replace(RULES, window=None)) == {"conflicting"}
+    assert wrong(*sent(0), came(0, 0), second, rules=replace(RULES, window={})) == {"conflicting"}
 
 
 def test_a_replay_is_counted_and_bounded_by_the_window_before_the_fault() -> None:
@@ -91,6 +91,8 @@ def test_a_replay_is_counted_and_bounded_by_the_window_before_the_fault() -> Non
     assert wrong(*sent(0), came(0, 0, 1.9), kill, came(0, 1, 4.0)) == {"replayed"}
     assert wrong(*sent(0), came(0, 0), came(0, 1)) == {"replayed"}
     assert wrong(*sent(0), came(0, 0, 3.5), kill, came(0, 1, 4.0)) == {"replayed"}
+    letters = [came(0, at, 1.0, LETTERS) for at in (0, 1)]
+    assert wrong(*sent(0), *letters, kill) == set()
 
 
 def test_once_means_once() -> None:
@@ -101,7 +103,7 @@ def test_once_means_once() -> None:
 
 def test_order_is_that_of_first_occurrences_in_one_source_partition() -> None:
     """A replay may go back; a first occurrence may not."""
-    free = replace(RULES, window=None)
+    free = replace(RULES, window={})
     assert wrong(*sent(0, 1), came(1, 0), came(0, 1), rules=free) == {"disordered"}
     assert wrong(*sent(0, 1), came(0, 0), came(1, 1), came(0, 2), came(1, 3), rules=free) == set()
     elsewhere = Acked(1.5, "p", place(5, 1))

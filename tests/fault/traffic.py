@@ -209,15 +209,45 @@ def digest(record: Record) -> str:
     return found.hexdigest()
 
 
-async def note_commits(
-    settings: Settings, history: History, role: str, topics: Sequence[str]
-) -> None:
-    """Note where a group stands now."""
-    now = time.time()
-    async with kafka.Positions(settings, role, topics) as positions:
-        for (topic, partition), bounds in (await positions.read()).items():
-            if bounds.committed is not None:
-                history.note(Committed(now, role, topic, partition, bounds.committed))
+@asynccontextmanager
+async def commits(
+    settings: Settings, history: History, *read: tuple[str, str]
+) -> AsyncIterator[None]:
+    """Note where groups stand, again and again, while the block runs and at its end.
+
+    Parameters
+    ----------
+    read:
+        (role, topic) each.
+    """
+    known: dict[tuple[str, str, int], int] = {}
+
+    async def look(role: str, positions: kafka.Positions) -> None:
+        found = await positions.read()
+        now = time.time()  # after it, as the commit was before it
+        for (topic, partition), bounds in found.items():
+            offset = bounds.committed or 0
+            if offset > known.get((role, topic, partition), 0):
+                known[role, topic, partition] = offset
+                history.note(Committed(now, role, topic, partition, offset))
+
+    async def watch(role: str, topic: str) -> None:
+        async with kafka.Positions(settings, role, (topic,)) as positions:
+            try:
+                while True:
+                    await look(role, positions)
+                    await asyncio.sleep(0.1)
+            finally:
+                await look(role, positions)
+
+    watching = [asyncio.create_task(watch(*one)) for one in read]
+    try:
+        yield
+    finally:
+        for task in watching:
+            task.cancel()
+        found = await asyncio.gather(*watching, return_exceptions=True)
+        assert all(isinstance(one, asyncio.CancelledError) for one in found), found
 
 
 async def until(
@@ -244,17 +274,20 @@ def binary(x: Any, name: str, client: str) -> tuple[bytes, Written]:
     )
 
 
-async def send(feed: Feeder, checkpoint: MadeCheckpoint, count: int) -> None:
-    """Send inputs as fast as they are taken; one in a hundred is no input."""
-    for _ in range(count):
+async def send(
+    feed: Feeder, checkpoint: MadeCheckpoint, count: int, rate: float = float("inf")
+) -> None:
+    """Send inputs, so many a second at most; one in a hundred is no input."""
+    began = time.monotonic()
+    for done in range(count):
         n = feed.sent
         if n % 100 == 7:
             await feed.send(b"not an input")
         else:
             value, headers = binary(checkpoint.x[n % len(checkpoint.x)], f"i{n}", f"c{n % 7}")
             await feed.send(value, headers, key=b"%d" % (n % 7))
-        if n % 200 == 0:
-            await asyncio.sleep(0)
+        if done % 50 == 0:
+            await asyncio.sleep(max(0.0, began + done / rate - time.monotonic()))
 
 
 async def finish(

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from nnsec.adapters import publisher
 from workers import remediation
 from workers.lanes import Lanes
 from workers.remediation import Remediation
@@ -119,6 +120,15 @@ def _at_commit(source: bytes) -> None:
 def _names(record: Any, source: bytes) -> bool:
     """Whether a record is the command about a source; its key says so, as the test wrote it."""
     return bool(record.topic == "commands" and record.key == source)
+
+
+def impatient(argument: str) -> None:
+    """Let a publisher wait for an answer so many milliseconds only, and not half a minute.
+
+    So that also a short outage is one in which sends fail, and are not only late.
+    """
+    assert int(argument) < publisher._REQUEST_TIMEOUT_MS
+    publisher._REQUEST_TIMEOUT_MS = int(argument)
 
 
 def stand_still(argument: str) -> None:
