@@ -37,7 +37,7 @@ async def test_kill_9_of_the_broker(
     released: Any, apache: Apache, checkpoint: MadeCheckpoint, tmp_path: Path,
     shown: Callable[..., None], inputs: int, kills: int,
 ) -> None:  # fmt: skip
-    """Promise 2. Mutation: `Publisher` counts a record that failed as published.
+    """Promise 2. Mutation: a lane counts a batch as acknowledged that failed.
 
     Killed at random points and started again on its folder: nothing that it acknowledged is lost,
     and the same process of ours goes on within 20 s.
@@ -91,7 +91,7 @@ async def test_a_broker_that_stands_still(
     released: Any, apache: Apache, checkpoint: MadeCheckpoint, tmp_path: Path,
     shown: Callable[..., None], inputs: int, seconds: float,
 ) -> None:  # fmt: skip
-    """Promise 3. Mutation: `Publisher` gives up what timed out instead of sending it again.
+    """Promise 3. Mutation: a lane gives up what timed out instead of sending it again.
 
     Connections stay open and nothing is answered, for longer than any session: nothing is lost,
     memory stays bounded, and the backlog is gone soon after.

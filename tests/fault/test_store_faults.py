@@ -80,7 +80,7 @@ async def test_redis_is_killed(
     released: Any, server: Server, tmp_path: Path, shown: Callable[..., None],
     kills: int, records: int,
 ) -> None:  # fmt: skip
-    """Promise 6. Mutation: the place in the log is written apart from the change.
+    """Promise 6. Mutation: the script does not look where the view stands before it writes.
 
     Killed while the view is written, and empty when it is back: each time Redis comes to hold what
     a replay of Kafka into another, empty server gives, soon after it is back.
@@ -124,7 +124,7 @@ async def test_redis_is_away(
     released: Any, server: Server, checkpoint: MadeCheckpoint, tmp_path: Path,
     shown: Callable[..., None], seconds: float,
 ) -> None:  # fmt: skip
-    """Promise 7. Mutation: the view commits to its place in memory before Redis has answered.
+    """Promise 7. Mutation: the view ends when Redis does not answer.
 
     Inputs are scored, an attack becomes an incident and commands are carried out while there is no
     Redis at all; soon after it is back it shows all that.

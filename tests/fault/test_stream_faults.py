@@ -54,7 +54,7 @@ async def test_kill_9_of_the_stream_process(
     released: Any, checkpoint: MadeCheckpoint, tmp_path: Path, shown: Callable[..., None],
     inputs: int, kills: int,
 ) -> None:  # fmt: skip
-    """Promise 1. Mutation: `Delivery` notes a batch as finished before its outputs are published.
+    """Promise 1. Mutation: a batch counts as finished before its outputs are published.
 
     Killed at random points of its work: no input is without an outcome, none has two, and what
     comes again is at most what one commit interval scored.
