@@ -132,22 +132,31 @@ def impatient(argument: str) -> None:
 
 
 def stand_still(argument: str) -> None:
-    """SIGSTOP at ``topic/outcome/count``: when so many writes are about to be published at once.
+    """SIGSTOP at ``topic/outcome/count``: when so many writes have been decided on.
 
-    Each has been decided on and is published as soon as the process goes on again, whatever has
-    happened meanwhile: that is what makes it stale.
+    Each is written as soon as the process goes on again, with the time of day that it is then,
+    whatever has happened meanwhile: that is what makes it stale.
     """
     topic, outcome, count = argument.split("/")
     waiting: list[object] = []
     gate = asyncio.Event()
 
+    async def wait(what: object) -> None:
+        waiting.append(what)
+        if len(waiting) == int(count):
+            os.kill(os.getpid(), signal.SIGSTOP)
+            gate.set()
+        await gate.wait()
+
+    async def report(real: Any, self: Any, action: Any, what: str, *a: Any, **k: Any) -> Any:
+        if topic == "actions" and what == outcome:
+            await wait(action)
+        return await real(self, action, what, *a, **k)
+
     async def say(real: Any, self: Any, where: str, event: Any, **k: Any) -> None:
-        if where == topic and getattr(event, "outcome", "") == outcome and not gate.is_set():
-            waiting.append(event)
-            if len(waiting) == int(count):
-                os.kill(os.getpid(), signal.SIGSTOP)
-                gate.set()
-            await gate.wait()
+        if topic == where != "actions":
+            await wait(event)
         await real(self, where, event, **k)
 
+    _wrap(Site, "report", report)
     _wrap(Site, "_say", say)
