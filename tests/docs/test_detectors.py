@@ -62,14 +62,16 @@ def test_one_file_is_all_it_takes(added: None, material: Material, network: Netw
     suite = Suite.fit(network, x, y, splits=splits, seed=0, alpha=0.005)
     assert NAME in suite.names
     column = suite.names.index(NAME)
-    scored = suite.score(material.honest(64, seed=1).x)
-    assert scored.p_values.shape == (64, len(suite.names))
-    assert len(np.unique(scored.p_values[:, column])) > 20
+    clean = material.honest(400, seed=1).x
+    scored, through = suite.score(clean), suite.through(clean)
+    assert scored.p_values.shape == (400, len(suite.names))
+    assert len(np.unique(scored.p_values[through, column])) > 20
+    assert (scored.p_values[~through, column] == 1).all()
     assert len(suite.cascade.fusion.mean) == len(suite.names)
     assert suite.columns.shape == (suite.calibration.n, len(suite.names))
     state = suite.state()
     assert state[f"detector.{NAME}.noise"].shape == (4, 1, 8, 8)
-    again = Suite.restore(state, network).score(material.honest(64, seed=1).x)
+    again = Suite.restore(state, network).score(clean)
     assert np.array_equal(again.p_values, scored.p_values)
     assert np.array_equal(again.score, scored.score)
 
