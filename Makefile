@@ -14,7 +14,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 help:
 	@echo "make demo       set up, then attack and defend a network, live; ARGS='--json FILE …'"
 	@echo "make test       set up, then lint, types, import contracts and the tests with coverage"
-	@echo "make test-full  the same, with the long runs"
+	@echo "make test-full  the same, with the long runs, and docs/reliability.md anew"
 	@echo "make bench      set up, then measure detection; ARGS='detection --seeds 3 …'"
 	@echo "make docs       write the generated pages of docs/ anew"
 	@echo "make setup      only make the virtual environment in $(VENV)"
@@ -53,8 +53,12 @@ unit: $(READY)
 
 test: lint contracts types unit
 
+# What the runs show of the promises is put into docs/reliability.md.
+SHOWN := .nnsec/reliability
 test-full: lint contracts types
-	$(PYTEST) -m "" $(ARGS)
+	rm -rf $(SHOWN)
+	NNSEC_RELIABILITY=$(abspath $(SHOWN)) $(PYTEST) -m "" $(ARGS)
+	$(BIN)/python -m tests.fault.reliability $(SHOWN)
 
 docs: $(READY)
 	$(BIN)/python -m workers.reference docs
