@@ -80,7 +80,7 @@ async def test_redis_is_killed(
     released: Any, server: Server, tmp_path: Path, shown: Callable[..., None],
     kills: int, records: int,
 ) -> None:  # fmt: skip
-    """Promise 6. Mutation: the script does not look where the view stands before it writes.
+    """Promise 6. Mutation: where Redis has no places the view is not built anew.
 
     Killed while the view is written, and empty when it is back: each time Redis comes to hold what
     a replay of Kafka into another, empty server gives, soon after it is back.
