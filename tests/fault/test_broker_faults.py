@@ -91,7 +91,7 @@ async def test_a_broker_that_stands_still(
     released: Any, apache: Apache, checkpoint: MadeCheckpoint, tmp_path: Path,
     shown: Callable[..., None], inputs: int, seconds: float,
 ) -> None:  # fmt: skip
-    """Promise 3. Mutation: a lane counts a batch as acknowledged that timed out.
+    """Promise 3. Mutation: a lane stops at a batch that timed out.
 
     Connections stay open and nothing is answered, for longer than any session: nothing is lost,
     memory stays bounded, and the backlog is gone soon after.
