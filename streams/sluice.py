@@ -8,12 +8,16 @@ led to is acknowledged by the broker. An agent is a function from a batch to wha
     from streams.sluice import Out, Sluice, Stateless
 
     app = faust.App(
-        "copier", broker="kafka://localhost:9092", broker_session_timeout=10.0,
+        "copier",
+        broker="kafka://localhost:9092",
+        broker_session_timeout=10.0,
         topic_disable_leader=True,
     )
 
+
     async def copy(records):
         return [Out("copies", record.value, record.key) for record in records]
+
 
     Sluice(app, Stateless("copier", ("originals",), copy))
     app.main()

@@ -393,7 +393,7 @@ def test_taint_is_read_from_the_topic(
     listed = run("checkpoint", "list", "--json").json
     assert [bool(row["tainted"]) for row in listed] == [False, True, True]
     assert [row["parent"] for row in listed] == [None, None, 2]
-    _publish(online, revocation.model_copy(update={"withdrawn": True}))
+    _publish(online, revocation.model_copy(update={"id": "r2", "withdrawn": True}))
     assert run("checkpoint", "tainted", "--json").json["tainted"] == {}
     shown = run("checkpoint", "list")
     assert "digits/3" in shown.out
