@@ -154,6 +154,7 @@ async def test_inputs_become_scores_alerts_and_an_incident(stream: Stream) -> No
     assert not list((stream.folder / ".nnsec" / "run").glob("stream-*"))
 
 
+@pytest.mark.full  # tests/fault kills it more often, and counts; this one compares the bytes
 async def test_a_kill_loses_nothing_and_replays_the_same(stream: Stream) -> None:
     """Killed in the middle of its inputs: each has its outcome, and what comes twice is equal."""
     await kafka.declare(stream.settings, now=datetime.now(UTC))
