@@ -59,13 +59,16 @@ class Report:
     Parameters
     ----------
     decode_us:
-        Strict decoding of one binary record of 784 values, median (µs).
+        Strict decoding of one binary record of 784 values, median (µs CPU).
+    steps_us:
+        What each step of the layer takes for one record, without a broker (µs CPU).
     """
 
     broker: str
     records: int
     size: int
     decode_us: float
+    steps_us: dict[str, float]
     rounds: list[dict[str, Rate]] = field(default_factory=list)
 
     def rate(self, name: str) -> Rate:
@@ -81,7 +84,7 @@ class Report:
         """For programs."""
         return {
             "broker": self.broker, "records": self.records, "bytes": self.size,
-            "decode_us": self.decode_us,
+            "decode_us": self.decode_us, "steps_us": self.steps_us,
             "contestants": {
                 name: asdict(self.rate(name))
                 | {
@@ -109,13 +112,18 @@ def measure(servers: str, words: str, *, records: int, rounds: int) -> Iterator[
     tag = uuid.uuid4().hex[:8]
     source = f"bench-{tag}"
     asyncio.run(_fill(servers, source, records))
-    report = Report(words, records, SIZE, decoding())
+    report = Report(words, records, SIZE, decoding(), stages())
     for number in range(rounds):
         order = list(CONTESTANTS)
         order = order[number % len(order) :] + order[: number % len(order)]
         rates = {name: _run(servers, source, f"{tag}-{number}", name, records) for name in order}
         report.rounds.append(rates)
         yield report
+
+
+def stages() -> dict[str, float]:
+    """Measure the steps of the layer one by one, in a process of their own (µs CPU a record)."""
+    return _said([sys.executable, "-m", "workers.bench.contestants.stages"])
 
 
 def decoding(records: int = DECODE_RECORDS) -> float:

@@ -11,18 +11,17 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from nnsec.adapters import kafka
 from nnsec.adapters.registry import Registry
 from nnsec.checkpoints import Created, create
-from nnsec.settings import Settings, parse
+from nnsec.settings import parse
 from nnsec.trust import keys
-from schemas.alert import Alert
-from workers.bench.traffic import Sent, Traffic
+from workers.bench.probe import Probe, probing
+from workers.bench.traffic import Traffic
 from workers.demo import stage
 from workers.demo.material import Material
 from workers.fleet import Fleet
@@ -32,12 +31,13 @@ QUANTILES = (0.5, 0.95, 0.99, 0.999)
 SHARES = (0.1, 0.5, 0.8)
 """Of saturation."""
 FIRST_WAIT = 60.0
+WARM_UP = 200
+"""Inputs that are sent in a second before anything is measured."""
 PATIENCE = 20.0
 """Seconds in which what was sent must be read."""
 MEGABYTE = 1024 * 1024
 THREADS = "OMP_NUM_THREADS"
 """Set to 1 unless it is set: the monitor, the broker and this process share the machine."""
-_NAMES = ("inference.inputs", "scores", "alerts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,8 @@ class Report:
     Parameters
     ----------
     first_score:
-        From starting the stream process to the first score that could be read (s).
+        From starting the stream process to the first score that could be read (s), median of the
+        starts; there is one for each rate.
     saturation:
         Inputs scored a second when a backlog is there.
     """
@@ -132,45 +133,23 @@ async def measure(
     """
     report = Report(words, material.name, seconds)
     with tempfile.TemporaryDirectory(prefix="nnsec-bench-") as name:
-        folder = Path(name)
-        settings, created = await asyncio.to_thread(_prepare, folder, servers, material)
-        await release(
-            settings, model=material.name, version=created.version, digest=created.digest,
-            key=keys.load_private(settings.remediation.release_key), reason="benchmark",
-            now=datetime.now(UTC),
-        )  # fmt: skip
-        traffic = Traffic.drawn(material, material.seed)
-        os.environ.setdefault(THREADS, "1")
-        with Fleet(settings, folder / "nnsec.toml") as fleet:
-            async with _probe(settings) as probe:
-                report.first_score = await _first(probe, fleet, traffic)
-                await fleet.ready(["stream"])
-                yield report
-                report.saturation = await _saturate(probe, traffic, seconds)
-                yield report
-                wanted = [(rate, 0.0) for rate in rates]
-                wanted += [(share * report.saturation, share) for share in shares]
-                pid = fleet.children["stream"].process.pid
-                for rate, share in wanted:
-                    report.lines.append(await _at(probe, traffic, rate, share, seconds, pid))
-                    yield report
+        bench = await asyncio.to_thread(Bench.prepared, Path(name), servers, material)
+        async with bench.monitor() as (probe, _):
+            report.saturation = await _saturate(probe, bench.traffic, seconds)
+        yield report
+        wanted = [(rate, 0.0) for rate in rates]
+        wanted += [(share * report.saturation, share) for share in shares]
+        for rate, share in wanted:
+            async with bench.monitor() as (probe, pid):
+                report.lines.append(await _at(probe, bench.traffic, rate, share, seconds, pid))
+            report.first_score = median(bench.starts)
+            yield report
 
 
 async def last(
-    servers: str,
-    words: str,
-    material: Material,
-    *,
-    told: Callable[[str], object] = str,
-    **more: Any,
+    servers: str, words: str, material: Material, *, told: Callable[[str], object], **more: Any
 ) -> Report:
-    """What `measure` yields at last.
-
-    Parameters
-    ----------
-    told:
-        Called with what is done.
-    """
+    """What `measure` yields at last; ``told`` is called with what is done."""
     report = Report(words, material.name, 0.0)
     async for report in measure(servers, words, material, **more):
         told(f"saturation {report.saturation:,.0f}/s, {len(report.lines)} rates done")
@@ -180,117 +159,69 @@ async def last(
 # --- before ---
 
 
-def _prepare(folder: Path, servers: str, material: Material) -> tuple[Settings, Created]:
-    """Keys, configuration and a checkpoint; trains the network."""
-    for role in ("release", "operator"):
-        keys.write_new(folder / role)
-    prefix = f"latency-{folder.name[-8:]}."
+@dataclass
+class Bench:
+    """A trained checkpoint, and the monitor started anew with it for each rate.
+
+    Each time on topics of its own: the embedded broker takes the longer to answer a fetch the more
+    batches a partition holds.
+    """
+
+    folder: Path
+    servers: str
+    material: Material
+    created: Created
+    traffic: Traffic
+    starts: list[float] = field(default_factory=list)
+    """From each start to the first score (s)."""
+
+    @classmethod
+    def prepared(cls, folder: Path, servers: str, material: Material) -> Bench:
+        """Make keys and a checkpoint; trains the network."""
+        for role in ("release", "operator"):
+            keys.write_new(folder / role)
+        settings = parse(_tables(folder, servers, material, 0))
+        created = create(
+            Registry(settings.registry.url), model=material.name,
+            spec=settings.models[material.name], weights=material.trained().state_dict(),
+            x=material.reference_x, y=material.reference_y,
+            key=keys.load_private(settings.remediation.release_key), now=datetime.now(UTC),
+            seed=material.seed,
+        )  # fmt: skip
+        traffic = Traffic.drawn(material, material.seed)
+        return cls(folder, servers, material, created, traffic)
+
+    @asynccontextmanager
+    async def monitor(self) -> AsyncIterator[tuple[Probe, int]]:
+        """Start it, wait for the first score, and let it warm up; the worker's pid beside."""
+        tables = _tables(self.folder, self.servers, self.material, len(self.starts) + 1)
+        config = self.folder / "nnsec.toml"
+        config.write_text(stage.to_toml(tables), "utf-8")
+        settings = parse(tables)
+        await release(
+            settings, model=self.material.name, version=self.created.version,
+            digest=self.created.digest, reason="benchmark", now=datetime.now(UTC),
+            key=keys.load_private(settings.remediation.release_key),
+        )  # fmt: skip
+        os.environ.setdefault(THREADS, "1")
+        with Fleet(settings, config) as fleet:
+            async with probing(settings) as probe:
+                self.starts.append(await _first(probe, fleet, self.traffic))
+                await fleet.ready(["stream"])
+                for one in self.traffic.honest(WARM_UP):
+                    await probe.send(one)
+                    await asyncio.sleep(1 / WARM_UP)
+                await probe.until(WARM_UP + 1, PATIENCE)
+                yield probe, fleet.children["stream"].process.pid
+
+
+def _tables(folder: Path, servers: str, material: Material, number: int) -> dict[str, Any]:
+    """The configuration of one start, with topics of its own."""
+    prefix = f"{folder.name}-{number}."
     base = parse({"kafka": {"bootstrap_servers": servers, "prefix": prefix}})
     tables = stage.configuration(folder, base, material.name, material.spec, material.seed)
     tables["kafka"] |= {"start_at": "earliest"}
-    (folder / "nnsec.toml").write_text(stage.to_toml(tables), "utf-8")
-    settings = parse(tables)
-    created = create(
-        Registry(settings.registry.url), model=material.name, spec=settings.models[material.name],
-        weights=material.trained().state_dict(), x=material.reference_x, y=material.reference_y,
-        key=keys.load_private(settings.remediation.release_key), now=datetime.now(UTC),
-        seed=material.seed,
-    )  # fmt: skip
-    return settings, created
-
-
-# --- what sends and reads ---
-
-
-class Probe:
-    """Sends inputs and notes when their scores, and the alerts about them, can be read."""
-
-    def __init__(
-        self, settings: Settings, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer
-    ) -> None:
-        self._topic = kafka.topic_name(settings, _NAMES[0])
-        self._producer = producer
-        self._consumer = consumer
-        self._places: dict[tuple[int, int], float] = {}
-        self.sent: dict[bytes, float] = {}
-        self.scored: dict[bytes, float] = {}
-        self.alerted: list[float] = []
-        self._accused: set[str] = set()
-
-    def clear(self) -> None:
-        """Forget everything."""
-        for book in (self.sent, self.scored, self._places, self.alerted, self._accused):
-            book.clear()
-
-    async def send(self, one: Sent) -> None:
-        """Send one input."""
-        now = time.perf_counter()
-        future = await self._producer.send(
-            self._topic, one.value, key=one.client.encode(), headers=list(one.headers)
-        )
-        self.sent[one.id] = now
-
-        def note(answer: asyncio.Future[Any]) -> None:
-            if not answer.cancelled() and answer.exception() is None:
-                found = answer.result()
-                self._places[found.partition, found.offset] = now
-
-        future.add_done_callback(note)
-
-    async def read(self) -> None:
-        """Note what can be read, until cancelled."""
-        while True:
-            found = await self._consumer.getmany(timeout_ms=1000)
-            now = time.perf_counter()
-            for tp, messages in found.items():
-                if tp.topic.endswith("scores"):
-                    for message in messages:
-                        self.scored.setdefault(message.key, now)
-                else:
-                    for message in messages:
-                        self._alert(Alert.decode(message.value), now)
-
-    def _alert(self, alert: Alert, now: float) -> None:
-        """Only the first about each client, from the row that crossed the bound."""
-        if alert.subject.kind != "client" or alert.subject.id in self._accused:
-            return
-        self._accused.add(alert.subject.id)
-        known = [self._places.get((place[1], place[2])) for place in alert.positions]
-        times = [at for at in known if at is not None]
-        if times:
-            self.alerted.append(now - max(times))
-
-    async def until(self, count: int, seconds: float) -> bool:
-        """Wait until so many scores were read, or for a time (s); tell which."""
-        deadline = time.perf_counter() + seconds
-        while len(self.scored) < count and time.perf_counter() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        return len(self.scored) >= count
-
-    def latencies(self) -> list[float]:
-        """From sending to reading the score, of each input that has one (s)."""
-        return [self.scored[name] - at for name, at in self.sent.items() if name in self.scored]
-
-
-@asynccontextmanager
-async def _probe(settings: Settings) -> AsyncIterator[Probe]:
-    topics = [kafka.topic_name(settings, name) for name in _NAMES[1:]]
-    options = kafka.client_options(settings.kafka)
-    consumer = AIOKafkaConsumer(
-        *topics, **options, auto_offset_reset="latest", fetch_max_wait_ms=10, group_id=None
-    )
-    producer = AIOKafkaProducer(**options, acks="all", linger_ms=0)
-    await producer.start()
-    await consumer.start()
-    probe = Probe(settings, producer, consumer)
-    reading = asyncio.create_task(probe.read())
-    try:
-        yield probe
-    finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
-        await consumer.stop()
-        await producer.stop()
+    return tables
 
 
 # --- the steps ---

@@ -35,6 +35,7 @@ def test_all_contestants_do_the_same_work(broker: str, tmp_path: Path) -> None:
     figures = json.loads(file.read_text())
     assert figures["records"] == 1000
     assert figures["decode_us"] > 0
+    assert all(0 < us < 1000 for us in figures["steps_us"].values())
     assert figures["contestants"].keys() == CONTESTANTS.keys()
     for name, found in figures["contestants"].items():
         assert found["per_second"] > 0
@@ -44,7 +45,7 @@ def test_all_contestants_do_the_same_work(broker: str, tmp_path: Path) -> None:
 
 def test_ratios_are_taken_within_a_round() -> None:
     """So that a machine that is slow for a while speaks against nobody."""
-    report = Report("here", 10, 784, 1.0)
+    report = Report("here", 10, 784, 1.0, {})
     for weather in (1.0, 0.1, 1.0):
         rates = dict.fromkeys(CONTESTANTS, Rate(1000 * weather, 5.0))
         report.rounds.append(rates | {OURS: Rate(6000 * weather, 5.0)})
