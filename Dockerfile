@@ -25,7 +25,7 @@ FROM python:3.11-slim
 COPY --from=build /opt/nnsec /opt/nnsec
 # Folders that any user may write: who runs the processes is chosen when they are started.
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin nnsec \
-    && install -d -m 1777 /registry /work /work/.nnsec
+    && install -d -m 1777 /registry /srv/nnsec /srv/nnsec/.nnsec
 ENV PATH=/opt/nnsec/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -33,7 +33,7 @@ ENV PATH=/opt/nnsec/bin:$PATH \
     OMP_NUM_THREADS=1 \
     NNSEC_HTTP__LISTEN=0.0.0.0:8080 \
     NNSEC_REGISTRY__URL=/registry
-WORKDIR /work
+WORKDIR /srv/nnsec
 USER 10001:10001
 EXPOSE 8080
 VOLUME ["/registry"]

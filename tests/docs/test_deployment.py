@@ -202,7 +202,7 @@ def test_the_page_configures_and_commands_what_exists() -> None:
     found = settings.parse(tomllib.loads(toml))
     mounted = {one["target"] for one in SERVICES["stream"]["configs"]}
     for path in (*found.trust.release_keys, *found.trust.operator_keys, "nnsec.toml"):
-        assert f"/work/{path}" in mounted
+        assert f"/srv/nnsec/{path}" in mounted
     lines = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
     commands = [shlex.split(line.split(" nnsec ", 1)[1]) for line in lines if " nnsec " in line]
     assert len(commands) == 4
