@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -75,10 +76,25 @@ class Role:
         self._app = self._build()
         await self._app.start()
 
-    async def stop(self) -> None:
-        """Finish the batch in hand, commit and leave the group."""
-        if self._app is not None:
-            await self._app.stop()
+    async def stop(self, patience: float = math.inf) -> None:
+        """Finish the batch in hand, commit and leave the group.
+
+        Parameters
+        ----------
+        patience:
+            Seconds after which a role that is drained does not wait to leave its group any more: a
+            broker in the middle of a rebalance may never let it go. Its partitions go to others
+            when its session ends.
+        """
+        if self._app is None:
+            return
+        stopping = asyncio.create_task(self._app.stop())
+        limit = None if math.isinf(patience) else patience
+        done, _ = await asyncio.wait({stopping}, timeout=limit)
+        if not done and self._sluice is not None and self._sluice.drained:
+            logger.warning("%s: drained, and ends without leaving its group", self.agent.role)
+            return
+        await stopping
 
     async def crashed(self) -> BaseException:
         """Wait until Faust gives up, and say why."""

@@ -149,6 +149,11 @@ class Intake:
         """Wait until nothing is in hand, or for a time (s); tell which."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
+        return self.idle
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is in hand."""
         return self._idle.is_set()
 
     def committable(self) -> dict[Where, int]:

@@ -133,7 +133,8 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(role.stop() for role in self._roles))
+        patience = self._settings.kafka.drain_seconds / 2
+        await asyncio.gather(*(role.stop(patience) for role in self._roles))
 
 
 async def run(

@@ -128,6 +128,12 @@ class Sluice:
         found: Consumer = self._app.consumer
         return found
 
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is in hand, and all that was finished is committed."""
+        intake = self.consumer.intake
+        return intake.idle and not intake.committable()
+
     def _attach(self) -> None:
         app = self._app
         app.transport = Transport(

@@ -29,10 +29,9 @@ def stream(
         handler.addFilter(_is_ours)
     with asyncio.Runner() as runner:
         status = runner.run(run(settings, role or ()))
-        if status:
-            # What did not end in time would not end now either, so nobody waits for its threads.
-            logging.shutdown()
-            os._exit(status)
+        # What did not end in time would not end now either, so nobody waits for its threads.
+        logging.shutdown()
+        os._exit(status)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
