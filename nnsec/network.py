@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nnsec.errors import ConfigError
 from nnsec.settings import Input
+from nnsec.shapes import Run, alike, pieces
 
 T = TypeVar("T")
 
@@ -88,9 +89,10 @@ class Forward:
 class Network:
     """A classifier in evaluation mode, and where its features are.
 
-    Every forward pass has the same batch size (``tile``), padded where needed: a row's figures then
-    do not depend on the rows beside it, and a replay that cuts batches differently is bit-identical
-    on one device.
+    Forward passes have one batch size (``tile``), padded where needed: a row's figures then do not
+    depend on the rows beside it, and a replay that cuts batches differently is bit-identical on one
+    device. On a CPU the last pass of a batch may be smaller (``sizes``), where that was found to
+    give the same bits.
 
     Parameters
     ----------
@@ -126,10 +128,13 @@ class Network:
             raise ConfigError(f"device {device!r} cannot be used: {error}") from error
         self.input = input
         self.tile = _tile(self.device, input)
+        self.sizes: tuple[int, ...] = (self.tile,)
         self._seen: list[tuple[int, Tensor]] = []
         for rank, head in self._heads(features):
             head.register_forward_pre_hook(self._keep(rank))
         self.classes, self.width = self._probe()
+        if self.device.type == "cpu":
+            self.sizes = alike(self._tried(), self.tile)
 
     @property
     def image(self) -> bool:
@@ -169,14 +174,14 @@ class Network:
             (batch, *shape) float32 in [0, 1].
         """
         x = x.to(self.device)
-        tiles = [self._run(part) for part in torch.split(x, self.tile)]
+        tiles = [self._run(x[part], size) for part, size in pieces(len(x), self.sizes)]
         logits = torch.cat([tile[0] for tile in tiles])
         return Forward(x, logits, torch.cat([tile[1] for tile in tiles]))
 
-    def _run(self, part: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, part: Tensor, size: int) -> tuple[Tensor, Tensor]:
         rows = part.shape[0]
         # A new tensor: strides that a caller's array has by chance would choose another kernel.
-        tile = torch.zeros((self.tile, *part.shape[1:]), device=self.device)
+        tile = torch.zeros((size, *part.shape[1:]), device=self.device)
         tile[:rows] = part
         self._seen.clear()
         with torch.inference_mode():
@@ -216,7 +221,7 @@ class Network:
         """Run once on zeros, so that a model that does not fit fails here with words."""
         shape = (self.tile, *self.input.shape)
         try:
-            logits, features = self._run(torch.zeros(shape, device=self.device))
+            logits, features = self._run(torch.zeros(shape, device=self.device), self.tile)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise ConfigError(
                 f"the model does not run on inputs of shape {list(self.input.shape)}; "
@@ -228,6 +233,17 @@ class Network:
                 "logits of shape [batch, classes] with two classes or more are needed"
             )
         return int(logits.shape[1]), int(features.shape[1])
+
+    def _tried(self) -> Run:
+        """What the model makes of a tile of random inputs, cut into passes of a size."""
+        seeded = torch.Generator().manual_seed(0)
+        x = torch.rand((self.tile, *self.input.shape), generator=seeded)
+
+        def run(size: int) -> list[NDArray[Any]]:
+            found = [self._run(part, size) for part in torch.split(x, size)]
+            return [torch.cat(parts).numpy() for parts in zip(*found, strict=True)]
+
+        return run
 
 
 def _tile(device: torch.device, spec: Input) -> int:

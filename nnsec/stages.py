@@ -1,88 +1,111 @@
-"""Running detectors over a batch in pieces of one size, so that a row is scored by itself."""
+"""Running detectors over a batch in pieces of known sizes, so that a row is scored by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nnsec.cascade import LARGEST
 from nnsec.detectors import Detector
 from nnsec.network import Forward, Network
+from nnsec.shapes import alike, pieces
 
 PIECE = 32
 """Inputs that cheap detectors look at together, at least: their calls cost more than their sums."""
 
 
-def first_stage(
-    network: Network, detectors: Sequence[Detector], forward: Forward
-) -> NDArray[np.float64]:
-    """Scores of every row.
-
-    Returns
-    -------
-    (batch, detectors) finite. A row's scores do not depend on the rows beside it: each computation
-    has one shape, whatever the batch.
-    """
-    size = max(PIECE, network.tile)
-    pieces = [forward[k : k + size] for k in range(0, len(forward), size)]
-    pieces[-1] = pieces[-1].padded(size)
-    return _scores(network, detectors, pieces)[: len(forward)]
-
-
-def second_stage(
-    network: Network, detectors: Sequence[Detector], forward: Forward, rows: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Scores of some rows.
-
-    Detectors look at half a tile at a time: two changed copies of it fill one pass of the model.
+class Stage:
+    """Detectors that look at the same inputs.
 
     Parameters
     ----------
-    rows:
-        Which, in the order of what is returned.
-
-    Returns
-    -------
-    (rows, detectors) as `first_stage`.
+    detectors:
+        Fitted.
+    size:
+        Inputs that they look at together, at most; on a CPU fewer, where that was found to give
+        the same bits.
     """
-    if not len(rows):
-        return np.zeros((0, len(detectors)))
-    size = max(network.tile // 2, 1)
-    pieces = [forward[rows[k : k + size]].padded(size) for k in range(0, len(rows), size)]
-    return _scores(network, detectors, pieces)[: len(rows)]
+
+    def __init__(self, network: Network, detectors: Sequence[Detector], size: int) -> None:
+        self._network = network
+        self._detectors = tuple(detectors)
+        self.sizes: tuple[int, ...] = (size,)
+        if network.device.type == "cpu":
+            seeded = torch.Generator().manual_seed(0)
+            x = torch.rand((size, *network.input.shape), generator=seeded)
+            forward = network.from_scaled(x)
+            self.sizes = alike(lambda k: [self._scores(forward, (k,))], size)
+
+    def scores(self, forward: Forward) -> NDArray[np.float64]:
+        """(batch, detectors) finite. A row's scores do not depend on the rows beside it."""
+        return self._scores(forward, self.sizes)
+
+    def _scores(self, forward: Forward, sizes: Sequence[int]) -> NDArray[np.float64]:
+        scores = np.zeros((len(forward), len(self._detectors)))
+        for part, size in pieces(len(forward), sizes):
+            piece = forward[part].padded(size)
+            for column, detector in enumerate(self._detectors):
+                found = detector.score(piece, self._network)
+                scores[part, column] = found[: part.stop - part.start]
+        return np.nan_to_num(scores, nan=LARGEST, posinf=LARGEST, neginf=-LARGEST, copy=False)
+
+
+class Stages:
+    """All detectors of a model: the cheap ones, and the costly ones.
+
+    Costly detectors look at half a tile at a time, as two changed copies of it fill one pass of the
+    model; and each for itself, as some can do with smaller pieces than others.
+
+    Parameters
+    ----------
+    detectors:
+        Fitted.
+    """
+
+    def __init__(self, network: Network, detectors: Sequence[Detector]) -> None:
+        self.cheap = cheap(detectors)
+        early = [detector for detector, one in zip(detectors, self.cheap, strict=True) if one]
+        self._first = Stage(network, early, max(PIECE, network.tile))
+        self._second = {
+            column: Stage(network, [detectors[column]], max(network.tile // 2, 1))
+            for column in np.flatnonzero(~self.cheap).tolist()
+        }
+
+    def first(self, forward: Forward) -> NDArray[np.float64]:
+        """(batch, detectors) scores of the cheap detectors; 0 for the others."""
+        raw = np.zeros((len(forward), len(self.cheap)))
+        raw[:, self.cheap] = self._first.scores(forward)
+        return raw
+
+    def second(
+        self, raw: NDArray[np.float64], forward: Forward, through: NDArray[np.bool_]
+    ) -> None:
+        """Fill in the scores of the costly detectors.
+
+        Parameters
+        ----------
+        raw:
+            What `first` gave.
+        through:
+            (batch,) for which rows.
+        """
+        rows = np.flatnonzero(through)
+        if len(rows):
+            doubtful = forward[rows]
+            for column, stage in self._second.items():
+                raw[rows, column] = stage.scores(doubtful)[:, 0]
+
+    def whole(self, forward: Forward) -> NDArray[np.float64]:
+        """(batch, detectors) scores of all detectors for all rows."""
+        raw = self.first(forward)
+        self.second(raw, forward, np.ones(len(forward), np.bool_))
+        return raw
 
 
 def cheap(detectors: Sequence[Detector]) -> NDArray[np.bool_]:
     """(detectors,) which run on every input; where all are costly, all do."""
     found = np.array([not detector.costly for detector in detectors])
     return found if found.any() else ~found
-
-
-def whole(network: Network, detectors: Sequence[Detector], forward: Forward) -> NDArray[np.float64]:
-    """(batch, detectors) scores of all detectors for all rows, each in its own stage's shape."""
-    raw = np.zeros((len(forward), len(detectors)))
-    early = cheap(detectors)
-    rows = np.arange(len(forward))
-    raw[:, early] = first_stage(network, where(detectors, early), forward)
-    if not early.all():
-        raw[:, ~early] = second_stage(network, where(detectors, ~early), forward, rows)
-    return raw
-
-
-def where(detectors: Sequence[Detector], chosen: NDArray[np.bool_]) -> list[Detector]:
-    """The detectors that are chosen, in their order."""
-    return [detector for detector, one in zip(detectors, chosen, strict=True) if one]
-
-
-def _scores(
-    network: Network, detectors: Sequence[Detector], pieces: Sequence[Forward]
-) -> NDArray[np.float64]:
-    scores = [
-        np.stack([detector.score(piece, network) for detector in detectors], axis=1)
-        for piece in pieces
-    ]
-    return np.nan_to_num(
-        np.concatenate(scores), nan=LARGEST, posinf=LARGEST, neginf=-LARGEST, copy=False
-    )

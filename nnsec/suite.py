@@ -16,7 +16,7 @@ from nnsec.detectors import Detector
 from nnsec.errors import ConfigError, Unsafe
 from nnsec.network import Forward, Network
 from nnsec.splits import Splits
-from nnsec.stages import cheap, first_stage, second_stage, where, whole
+from nnsec.stages import Stages, cheap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +93,7 @@ class Suite:
         self.cascade = cascade
         self.calibration = calibration
         self.columns = columns
+        self._stages = Stages(network, self.detectors)
         self._ascending = np.ascontiguousarray(columns.T)
 
     @property
@@ -144,9 +145,10 @@ class Suite:
             # As a checkpoint gives it back: the order of an array in memory moves last digits.
             detector.restore(_packed(detector.state()))
         held_out, calibrate = x[splits.fit], x[splits.calibrate]
-        cascade = Cascade.fit(whole(network, chosen, network.forward(held_out)), cheap(chosen))
+        stages = Stages(network, chosen)
+        cascade = Cascade.fit(stages.whole(network.forward(held_out)), stages.cheap)
         forward = network.forward(calibrate)
-        raw = whole(network, chosen, forward)
+        raw = stages.whole(forward)
         first = cascade.first_score(raw)
         through = cascade.doubt(first) | cascade.drawn(calibrate)
         score = cascade.score(first, raw, through)
@@ -166,12 +168,7 @@ class Suite:
         drawn = self.cascade.drawn(x)
         through = doubt | drawn
         ran = self.cascade.cheap | through[:, None]
-        if not self.cascade.cheap.all():
-            rows = np.flatnonzero(through)
-            costly = ~self.cascade.cheap
-            raw[np.ix_(rows, costly)] = second_stage(
-                self.network, where(self.detectors, costly), forward, rows
-            )
+        self._stages.second(raw, forward, through)
         score = self.cascade.score(first, raw, through)
         p_value = self.calibration.p_value(score, forward.prediction)
         return Scored(
@@ -192,9 +189,7 @@ class Suite:
         self, forward: Forward
     ) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.bool_]]:
         """Raw scores with the cheap columns filled, their distance, and which rows are in doubt."""
-        cheap = self.cascade.cheap
-        raw = np.zeros((len(forward), len(cheap)))
-        raw[:, cheap] = first_stage(self.network, where(self.detectors, cheap), forward)
+        raw = self._stages.first(forward)
         first = self.cascade.first_score(raw)
         return raw, first, self.cascade.doubt(first)
 
@@ -232,7 +227,7 @@ class Suite:
         x:
             As in `score`.
         """
-        return whole(self.network, self.detectors, self.network.forward(x))
+        return self._stages.whole(self.network.forward(x))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All but the model, as arrays with dotted names."""
@@ -270,22 +265,22 @@ class Suite:
         calibration = Calibration.restore(under(state, "calibration."))
         if columns.shape != (calibration.n, len(chosen)):
             raise Unsafe("the fitted detectors and their calibration do not fit")
-        suite = cls(network, chosen, cascade, calibration, columns)
-        suite._try_out()
-        return suite
+        _try_out(network, chosen)
+        return cls(network, chosen, cascade, calibration, columns)
 
-    def _try_out(self) -> None:
-        """Score one input at the range's lower end: arrays that do not fit the model fail here."""
-        spec = self.network.input
-        low = np.full((1, *spec.shape), spec.range[0], spec.dtype)
-        forward = self.network.forward(low)
-        for detector in self.detectors:
-            try:
-                whole(self.network, [detector], forward)
-            except (ValueError, IndexError, TypeError, RuntimeError) as error:
-                raise Unsafe(
-                    f"the fitted detector {detector.name!r} does not fit the model: {error}"
-                ) from error
+
+def _try_out(network: Network, detectors: Sequence[Detector]) -> None:
+    """Score inputs at the range's lower end: arrays that do not fit the model fail here."""
+    spec = network.input
+    low = np.full((network.tile, *spec.shape), spec.range[0], spec.dtype)
+    forward = network.forward(low)
+    for detector in detectors:
+        try:
+            detector.score(forward, network)
+        except (ValueError, IndexError, TypeError, RuntimeError) as error:
+            raise Unsafe(
+                f"the fitted detector {detector.name!r} does not fit the model: {error}"
+            ) from error
 
 
 def choose(network: Network, names: Sequence[str] = ()) -> tuple[Detector, ...]:
