@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 LEVELS = (0.001, 0.003, 0.01, 0.03, 0.1)
 KAPPA = 2.0
@@ -60,7 +60,7 @@ class Levels:
         [0.031, 0.042, 0.06, 0.118, 0.302]
         """
         m = np.array([max(1, math.ceil(round(level * n, 9))) for level in levels])
-        q = kappa * beta.ppf(1 - delta / len(levels), m, np.maximum(n - m + 1, 1))
+        q = kappa * betaincinv(m, np.maximum(n - m + 1, 1), 1 - delta / len(levels))
         return cls(n, tuple(levels), tuple(float(v) for v in q))
 
 

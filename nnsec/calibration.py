@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from nnsec.bets import LEVELS, Bets, Levels
 from nnsec.errors import ConfigError, Unsafe
@@ -160,7 +160,7 @@ class Calibration:
         k = math.floor(self.alpha * (self.n + 1) + 1e-9)
         rate = (0.0, 0.0)
         if k:
-            low, high = beta.ppf([0.05, 0.95], k, self.n + 1 - k)
+            low, high = betaincinv(k, self.n + 1 - k, [0.05, 0.95])
             rate = (float(low), float(high))
         smallest = 1 / (self.n + 1)
         return Promise(self.n, self.alpha, smallest, rate, _smallest_share(self.levels))

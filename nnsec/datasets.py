@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from nnsec.errors import ConfigError
 from nnsec.settings import Input
@@ -49,6 +48,8 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
         For an unknown name, or where the file is missing or is not that.
     """
     if name == "digits":
+        from sklearn.datasets import load_digits  # half a second, for digits only
+
         digits = load_digits()
         x = digits.images.astype(np.uint8)[:, None]
         shape = Input(shape=(1, 8, 8), dtype="uint8", range=(0, 16))

@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from nnsec.bets import DELTA, KAPPA, Levels
 from nnsec.errors import ConfigError
@@ -72,8 +72,8 @@ def interval(
     [0.03, 0.29]
     """
     hits = round(rate * n)
-    low = float(beta.ppf(delta / 2, hits, n - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - delta / 2, hits + 1, n - hits)) if hits < n else 1.0
+    low = float(betaincinv(hits, n - hits + 1, delta / 2)) if hits else 0.0
+    high = float(betaincinv(hits + 1, n - hits, 1 - delta / 2)) if hits < n else 1.0
     return low / kappa, min(1.0, kappa * high)
 
 

@@ -6,13 +6,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from nnsec.adapters.registry import Registry
 from nnsec.checkpoints import Checkpoint, load
-from nnsec.drift import Reference
 from nnsec.errors import ConfigError
 from nnsec.settings import Settings
+from nnsec.suite import Scored
 from nnsec.trust import keys
+
+if TYPE_CHECKING:
+    from nnsec.drift import Reference
+    from streams.device import Device
 
 LOW_CONFIDENCE = (0.03, 0.1)
 """Quantiles of the reference's confidence that drift watches."""
@@ -29,9 +36,12 @@ class Checkpoints:
     ----------
     settings:
         `[registry]`, `[models]` and `[trust] release_keys` count.
+    device:
+        The process that scores; without one this process does.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, device: Device | None = None) -> None:
+        self._device = device
         self._settings = settings
         self._registry = Registry(settings.registry.url)
         self._keys = tuple(keys.load_public(path) for path in settings.trust.release_keys)
@@ -40,7 +50,7 @@ class Checkpoints:
         self._found: OrderedDict[tuple[str, int, str], Checkpoint] = OrderedDict()
         self._keep: dict[str, AbstractSet[tuple[int, str]]] = {}
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="device")
-        """The one thread that runs models, so that the event loop stays free."""
+        """The one thread that runs models or waits for the device: the event loop stays free."""
 
     def get(self, model: str, version: int, digest: str | None = None) -> Checkpoint:
         """A loaded checkpoint; takes seconds the first time.
@@ -74,6 +84,40 @@ class Checkpoints:
                 found = self._load(model, version, digest)
         return found
 
+    def prepare(self, model: str, version: int, digest: str) -> None:
+        """Load a checkpoint here and where inputs are scored, at the same time.
+
+        Raises
+        ------
+        NNSecError
+            As `get`.
+        """
+        if self._device is None:
+            self.get(model, version, digest)
+            return
+        with ThreadPoolExecutor(1) as aside:
+            keep = {name: frozenset(some) for name, some in self._keep.items()}
+            there = aside.submit(self._device.load, model, version, digest, keep)
+            self.get(model, version, digest)
+            there.result()
+
+    def score(self, model: str, version: int, digest: str, x: NDArray[Any]) -> Scored:
+        """Score a batch with a checkpoint; for the device's thread.
+
+        Parameters
+        ----------
+        x:
+            (batch, *shape) in the wire dtype.
+
+        Raises
+        ------
+        NNSecError
+            As `get` and `streams.device.Device.score`; without a device, whatever a model raises.
+        """
+        if self._device is None:
+            return self.get(model, version, digest).suite.score(x)
+        return self._device.score(model, version, digest, x)
+
     def calibration(self, model: str, version: int) -> Reference:
         """What a checkpoint's calibration knows of honest data, for evidence and drift.
 
@@ -91,8 +135,10 @@ class Checkpoints:
             self._evict(model)
 
     def close(self) -> None:
-        """End the device thread after what it has in hand."""
+        """End the device after what it has in hand."""
         self.executor.shutdown(wait=True, cancel_futures=True)
+        if self._device is not None:
+            self._device.close()
 
     def _find(self, model: str, version: int, digest: str | None) -> Checkpoint | None:
         with self._guard:
@@ -124,6 +170,8 @@ class Checkpoints:
 
 def reference(checkpoint: Checkpoint) -> Reference:
     """Collect what a checkpoint knows of honest data."""
+    from nnsec.drift import Reference  # loads River, which a process that only scores is spared
+
     manifest, calibration = checkpoint.manifest, checkpoint.suite.calibration
     return Reference(
         tiers=(calibration.levels,),

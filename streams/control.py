@@ -203,7 +203,7 @@ class Control:
             while (wanted := swap.wanted()) is not None:
                 version, digest, epoch = wanted
                 try:
-                    await asyncio.to_thread(self.checkpoints.get, model, version, digest)
+                    await asyncio.to_thread(self.checkpoints.prepare, model, version, digest)
                 except TransientError as error:
                     logger.warning("model %s, checkpoint %d: %s", model, version, error)
                     complete = False

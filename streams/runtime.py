@@ -21,6 +21,7 @@ from streams.agent import Agent, Context
 from streams.apps import Role, keep_running
 from streams.checkpoints import Checkpoints
 from streams.control import Control
+from streams.device import Device
 from streams.roles import ROLES, build, topics
 
 PROCESS = "stream"
@@ -36,10 +37,17 @@ class Runtime:
     ----------
     agents:
         What to run in place of the roles named; for tests.
+    apart:
+        Whether inputs are scored in a process of its own.
     """
 
     def __init__(
-        self, settings: Settings, names: Sequence[str], agents: Sequence[Agent] | None = None
+        self,
+        settings: Settings,
+        names: Sequence[str],
+        agents: Sequence[Agent] | None = None,
+        *,
+        apart: bool = True,
     ) -> None:
         self._settings = settings
         self._names = tuple(names)
@@ -48,6 +56,9 @@ class Runtime:
         self._tasks: list[asyncio.Task[None]] = []
         self._state = "starting"
         self._control: Control | None = None
+        # At once: what it imports takes as long as Kafka takes to answer.
+        scores = agents is None and "score" in names
+        self._device = Device(settings) if apart and scores else None
 
     def problems(self) -> tuple[str, ...]:
         """What keeps the process from being ready."""
@@ -117,7 +128,7 @@ class Runtime:
     @asynccontextmanager
     async def _context(self, logs: Mapping[str, UUID]) -> AsyncIterator[Context]:
         """Read what stands above the inputs to its end, and follow it."""
-        checkpoints = Checkpoints(self._settings)
+        checkpoints = Checkpoints(self._settings, self._device)
         worker = uuid4()
         control = Control(self._settings, worker, checkpoints)
         try:
@@ -143,6 +154,7 @@ async def run(
     *,
     agents: Sequence[Agent] | None = None,
     stop: asyncio.Event | None = None,
+    apart: bool = True,
 ) -> int:
     """Run roles of the streams until SIGTERM or SIGINT.
 
@@ -154,6 +166,8 @@ async def run(
         What to run in place of roles; for tests.
     stop:
         Set to end as a signal does.
+    apart:
+        Whether inputs are scored in a process of its own.
 
     Returns
     -------
@@ -171,7 +185,7 @@ async def run(
         topics(name)
     stop = stop or asyncio.Event()
     outage.listen()
-    runtime = Runtime(settings, names, agents)
+    runtime = Runtime(settings, names, agents, apart=apart)
     with _signals(stop):
         async with Probes(settings, PROCESS, runtime.problems):
             return await _until_drained(runtime, stop, settings.kafka.drain_seconds)

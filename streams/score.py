@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import SchemaError, TransientError
 from nnsec.settings import Settings
-from nnsec.suite import Scored, Suite
+from nnsec.suite import Scored
 from schemas.base import from_millis
 from schemas.headers import event_headers
 from schemas.inference import Expected, Request, Skipped, decode_request
@@ -23,6 +23,7 @@ from schemas.summary import Summary
 from streams.agent import Context
 from streams.poison import dead_letter
 from streams.rows import join, pack, split, verdicts
+from streams.swap import Active
 
 INPUTS = "inference.inputs"
 SUMMARY_ROWS = 8192
@@ -97,24 +98,28 @@ class ScoreAgent:
         """
         outs: list[Out | None] = [None] * len(records)
         groups: dict[str, list[Item]] = {}
+        skipped = 0
         for index, record in enumerate(records):
             found = self._decode(record)
             if isinstance(found, Request):
                 groups.setdefault(found.model, []).append(Item(index, record, found))
             elif isinstance(found, Out):
                 outs[index] = found
+            else:
+                skipped += 1
         serving = {model: self._serving(model) for model in groups}
         summaries: list[Out] = []
         for model, items in groups.items():
-            version, suite = serving[model]
-            scored = await self._score(suite, items)
+            active, names = serving[model]
+            scored = await self._score(model, active, items)
             sizes = [len(item.request.x) for item in items]
             for item, part in zip(items, split(scored, sizes), strict=True):
-                outs[item.index] = self._out(item, part, version, suite.names)
-            summaries.extend(self._summaries(model, version, items, scored))
+                outs[item.index] = self._out(item, part, active.version, names)
+            summaries.extend(self._summaries(model, active.version, items, scored))
             SCORED.labels(model).inc(len(scored.prediction))
             AUDITED.labels(model).inc(int(scored.audited.sum()))
             HIDDEN.labels(model).inc(int((scored.audited & scored.flag).sum()))
+        SKIPPED.labels(INPUTS).inc(skipped)  # last: what is tried again is counted once
         return [out for out in outs if out is not None] + summaries
 
     def _decode(self, record: Record) -> Request | Out | None:
@@ -131,24 +136,26 @@ class ScoreAgent:
                 self._context.settings, self._context.logs, record, error, attempts=1
             )
         if isinstance(found, Skipped):
-            SKIPPED.labels(record.topic).inc()
             return None
         return found
 
-    def _serving(self, model: str) -> tuple[int, Suite]:
+    def _serving(self, model: str) -> tuple[Active, Sequence[str]]:
+        """What serves a model, and the names of its detectors."""
         active = self._context.control.active(model)
         if active is None:
             raise TransientError(self._context.control.problem(model))
         found = self._context.checkpoints.get(model, active.version, active.digest)
-        return active.version, found.suite
+        return active, found.suite.names
 
-    async def _score(self, suite: Suite, items: Sequence[Item]) -> Scored:
+    async def _score(self, model: str, active: Active, items: Sequence[Item]) -> Scored:
+        checkpoints = self._context.checkpoints
+        score = partial(checkpoints.score, model, active.version, active.digest)
         x = np.concatenate([item.request.x for item in items])
         loop = asyncio.get_running_loop()
         parts = []
         for start in range(0, len(x), FORWARD_ROWS):
-            work = partial(suite.score, x[start : start + FORWARD_ROWS])
-            parts.append(await loop.run_in_executor(self._context.checkpoints.executor, work))
+            work = partial(score, x[start : start + FORWARD_ROWS])
+            parts.append(await loop.run_in_executor(checkpoints.executor, work))
         return join(parts)
 
     def _out(self, item: Item, part: Scored, version: int, names: Sequence[str]) -> Out:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import ledoit_wolf
 
 Array = NDArray[np.float64]
 
@@ -19,6 +18,8 @@ def class_means(values: Array, labels: NDArray[np.int64], classes: int) -> Array
 
 def whitener(residuals: Array) -> Array:
     """(width, width) W such that ‖W r‖² is the Mahalanobis length of r, covariance shrunk."""
+    from sklearn.covariance import ledoit_wolf  # a second that workers, who fit nothing, are spared
+
     covariance, _ = ledoit_wolf(residuals, assume_centered=True)
     ridge = 1e-6 * np.trace(covariance) / len(covariance) + 1e-12
     values, vectors = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import IsolationForest
 
 from nnsec.detectors._statistics import statistics
 from nnsec.detectors.base import Detector
@@ -43,6 +42,8 @@ class InputForest(Detector):
         self, reference: Forward, labels: NDArray[np.int64], network: Network, seed: int
     ) -> None:
         """See `Detector.fit`."""
+        from sklearn.ensemble import IsolationForest  # workers, who fit nothing, are spared this
+
         found = statistics(reference, network).astype(np.float32)
         samples = min(SAMPLES, len(found))
         forest = IsolationForest(n_estimators=TREES, max_samples=samples, random_state=seed)

@@ -58,10 +58,10 @@ async def released(settings: Settings, checkpoint: MadeCheckpoint, tmp_path: Pat
 
 
 @asynccontextmanager
-async def scoring(settings: Settings) -> AsyncIterator[None]:
+async def scoring(settings: Settings, *, apart: bool = True) -> AsyncIterator[None]:
     """The role that scores, in this process, drained at the end."""
     stop = asyncio.Event()
-    task = asyncio.create_task(run(settings, ("score",), stop=stop))
+    task = asyncio.create_task(run(settings, ("score",), stop=stop, apart=apart))
     try:
         yield
     finally:
@@ -163,10 +163,10 @@ def _marked(inputs: torch.Tensor) -> bool:
 def _fragile_model(monkeypatch: pytest.MonkeyPatch) -> None:
     run_tile = Network._run
 
-    def fail(self: Network, part: torch.Tensor) -> Any:
+    def fail(self: Network, part: torch.Tensor, size: int) -> Any:
         if _marked(part):
             raise RuntimeError("the model cannot bear this input")
-        return run_tile(self, part)
+        return run_tile(self, part, size)
 
     monkeypatch.setattr(Network, "_run", fail)
 
@@ -190,7 +190,7 @@ async def test_one_poisonous_record_in_ten_harms_no_neighbour(
 
     Caught, for example: a batch that is given up as a whole.
     """
-    fragile(monkeypatch)
+    fragile(monkeypatch)  # here, so models must run in this process
     poison = np.full((1, 1, 8, 8), MARK, np.uint8)
     rows = [
         good(poison, n)
@@ -199,7 +199,7 @@ async def test_one_poisonous_record_in_ten_harms_no_neighbour(
         for n in range(400)
     ]
     sent = await send(released, rows)
-    async with scoring(released):
+    async with scoring(released, apart=False):
         scores, letters = await outcomes(released, sent)
     assert {s.id for s in scores.values()} == {f"good-{n}" for n in range(400) if n % 10 != 3}
     assert len(letters) == 40

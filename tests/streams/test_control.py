@@ -35,7 +35,7 @@ class Loader:
         self.errors: dict[int, list[Exception]] = {}
         self.kept: frozenset[tuple[int, str]] = frozenset()
 
-    def get(self, model: str, version: int, digest: str) -> None:
+    def prepare(self, model: str, version: int, digest: str) -> None:
         self.asked.append((model, version, digest))
         if self.errors.get(version):
             raise self.errors[version].pop(0)

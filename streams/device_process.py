@@ -1,0 +1,63 @@
+"""``python -m streams.device_process WORK ORDERS``: runs models, until whoever started it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from nnsec.settings import parse
+from streams.checkpoints import Checkpoints
+from streams.device import figures, pack, unpack
+
+
+def main() -> None:
+    """Answer on two lines, given as file descriptors: batches on one, checkpoints on the other."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the end of the lines is the end
+    work, orders = (Connection(int(number)) for number in sys.argv[1:])
+    try:
+        checkpoints = Checkpoints(parse(json.loads(orders.recv_bytes())))
+        threading.Thread(target=_load, args=(orders, checkpoints), daemon=True).start()
+        while True:
+            work.send_bytes(_answer(_score, checkpoints, work.recv_bytes()))
+    except (EOFError, OSError):
+        os._exit(0)  # the other thread may be in the middle of a checkpoint
+
+
+def _load(orders: Connection, checkpoints: Checkpoints) -> None:
+    try:
+        while True:
+            orders.send_bytes(_answer(_hold, checkpoints, orders.recv_bytes()))
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _answer(work: Any, checkpoints: Checkpoints, request: bytes) -> bytes:
+    try:
+        found: bytes = work(checkpoints, *unpack(request))
+    except Exception as error:  # noqa: BLE001 - whatever a model raises, whoever asked must hear it
+        return pack({"error": type(error).__name__, "message": str(error)}, {})
+    return found
+
+
+def _hold(checkpoints: Checkpoints, head: dict[str, Any], _: Any) -> bytes:
+    for model, kept in head["keep"].items():
+        checkpoints.retain(model, {(version, digest) for version, digest in kept})
+    checkpoints.get(head["model"], head["version"], head["digest"])
+    return pack({}, {})
+
+
+def _score(checkpoints: Checkpoints, head: dict[str, Any], arrays: Any) -> bytes:
+    found = checkpoints.get(head["model"], head["version"], head["digest"])
+    return pack({}, figures(found.suite.score(np.array(arrays["x"]))))
+
+
+if __name__ == "__main__":
+    main()
