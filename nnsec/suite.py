@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nnsec import detectors as registry
@@ -163,12 +164,13 @@ class Suite:
         x:
             (batch, *shape) in the wire dtype, within the model's range.
         """
-        forward = self.network.forward(x)
-        raw, first, doubt = self._first(forward)
-        drawn = self.cascade.drawn(x)
-        through = doubt | drawn
+        with torch.inference_mode():
+            forward = self.network.forward(x)
+            raw, first, doubt = self._first(forward)
+            drawn = self.cascade.drawn(x)
+            through = doubt | drawn
+            self._stages.second(raw, forward, through)
         ran = self.cascade.cheap | through[:, None]
-        self._stages.second(raw, forward, through)
         score = self.cascade.score(first, raw, through)
         p_value = self.calibration.p_value(score, forward.prediction)
         return Scored(

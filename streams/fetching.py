@@ -86,11 +86,23 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             max_poll_interval_ms=24 * 3600 * 1000,
         )
 
-    async def fetch(self, active: set[TP], limit: int) -> tuple[int, Mapping[Any, list[Any]]]:
-        """Read what has come, up to a limit, with the epoch that it was read in."""
-        return await self.call_thread(self._fetch, active, limit)  # type: ignore[no-any-return]
+    async def fetch(
+        self, active: set[TP], limit: int, pause: float
+    ) -> tuple[int, Mapping[Any, list[Any]]]:
+        """Read what has come, up to a limit, with the epoch that it was read in.
 
-    async def _fetch(self, active: set[TP], limit: int) -> tuple[int, Mapping[Any, list[Any]]]:
+        Parameters
+        ----------
+        pause:
+            s to wait before, so that more comes at once.
+        """
+        return await self.call_thread(self._fetch, active, limit, pause)  # type: ignore[no-any-return]
+
+    async def _fetch(
+        self, active: set[TP], limit: int, pause: float
+    ) -> tuple[int, Mapping[Any, list[Any]]]:
+        if pause:
+            await asyncio.sleep(pause)
         # aiokafka's own `getmany` would wait inside, so that a seek could come in between; its
         # parts are not public, but pinned with the version.
         consumer: Any = self._ensure_consumer()

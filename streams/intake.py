@@ -79,6 +79,7 @@ class Intake:
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
         self._idle = asyncio.Event()
+        self._waits = False
         self._idle.set()
         self._hand: deque[Batch] = deque()
         self._done: dict[Where, int] = {}
@@ -135,6 +136,11 @@ class Intake:
         return 2 * len(self._queue) > self._room or 2 * self._bytes > self._room_bytes
 
     @property
+    def busy(self) -> bool:
+        """Whether nobody waits for records."""
+        return not self._waits
+
+    @property
     def room(self) -> int:
         """How many more messages may be queued."""
         return max(0, self._room - len(self._queue))
@@ -178,8 +184,10 @@ class Intake:
         """
         if not (self.open and self._queue):
             self._filled.clear()
+            self._waits = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._filled.wait(), seconds)
+            self._waits = False
         if not (self.open and self._queue) or serial != self.assignment.serial:
             return None
         messages: list[Any] = []

@@ -28,6 +28,8 @@ PROMISES = {
     6: "Redis killed",
     7: "Redis away",
     8: "a remediation worker paused past its lease and resumed",
+    12: "steady load at half of saturation, then a burst of over twice saturation",
+    13: "one worker and two on the same backlog",
 }
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.fault.conftest import released, shown
+from tests.fault.conftest import apache, released, shown
 
-__all__ = ["released", "shown"]
+__all__ = ["apache", "released", "shown"]

@@ -123,7 +123,7 @@ def measure(servers: str, words: str, *, records: int, rounds: int) -> Iterator[
 
 def stages() -> dict[str, float]:
     """Measure the steps of the layer one by one, in a process of their own (µs CPU a record)."""
-    return _said([sys.executable, "-m", "workers.bench.contestants.stages"])
+    return said([sys.executable, "-m", "workers.bench.contestants.stages"])
 
 
 def decoding(records: int = DECODE_RECORDS) -> float:
@@ -177,11 +177,11 @@ def _run(servers: str, source: str, tag: str, name: str, records: int) -> Rate:
         sys.executable, "-m", f"workers.bench.contestants.{module}", *how, servers, source, target,
         f"group-{target}", str(records),
     ]  # fmt: skip
-    said = _said(command)
-    return Rate(said["records"] / said["seconds"], 1e6 * said["cpu_seconds"] / said["records"])
+    found = said(command)
+    return Rate(found["records"] / found["seconds"], 1e6 * found["cpu_seconds"] / found["records"])
 
 
-def _said(command: Sequence[str]) -> dict[str, float]:
+def said(command: Sequence[str]) -> dict[str, float]:
     """What a contestant prints at its end.
 
     Raises

@@ -69,7 +69,8 @@ class Line:
     lost:
         Inputs without a score after `PATIENCE`.
     memory:
-        Slope of the worker's resident size (MB a minute).
+        Slope of the resident size of the worker and its child in the second half of the time
+        (MB a minute): what is filled once is full by then, if the time was long enough.
     """
 
     rate: float
@@ -180,7 +181,7 @@ class Bench:
         """Make keys and a checkpoint; trains the network."""
         for role in ("release", "operator"):
             keys.write_new(folder / role)
-        settings = parse(_tables(folder, servers, material, 0))
+        settings = parse(tables(folder, servers, material, 0))
         created = create(
             Registry(settings.registry.url), model=material.name,
             spec=settings.models[material.name], weights=material.trained().state_dict(),
@@ -194,10 +195,10 @@ class Bench:
     @asynccontextmanager
     async def monitor(self) -> AsyncIterator[tuple[Probe, int]]:
         """Start it, wait for the first score, and let it warm up; the worker's pid beside."""
-        tables = _tables(self.folder, self.servers, self.material, len(self.starts) + 1)
+        made = tables(self.folder, self.servers, self.material, len(self.starts) + 1)
         config = self.folder / "nnsec.toml"
-        config.write_text(stage.to_toml(tables), "utf-8")
-        settings = parse(tables)
+        config.write_text(stage.to_toml(made), "utf-8")
+        settings = parse(made)
         await release(
             settings, model=self.material.name, version=self.created.version,
             digest=self.created.digest, reason="benchmark", now=datetime.now(UTC),
@@ -215,13 +216,13 @@ class Bench:
                 yield probe, fleet.children["stream"].process.pid
 
 
-def _tables(folder: Path, servers: str, material: Material, number: int) -> dict[str, Any]:
+def tables(folder: Path, servers: str, material: Material, number: int) -> dict[str, Any]:
     """The configuration of one start, with topics of its own."""
     prefix = f"{folder.name}-{number}."
     base = parse({"kafka": {"bootstrap_servers": servers, "prefix": prefix}})
-    tables = stage.configuration(folder, base, material.name, material.spec, material.seed)
-    tables["kafka"] |= {"start_at": "earliest"}
-    return tables
+    made = stage.configuration(folder, base, material.name, material.spec, material.seed)
+    made["kafka"] |= {"start_at": "earliest"}
+    return made
 
 
 # --- the steps ---
@@ -276,16 +277,19 @@ async def _at(
     took = time.perf_counter() - began
     await probe.until(len(inputs), PATIENCE)
     await asyncio.sleep(1.0)  # the last alerts
+    late = sizes[len(sizes) // 2 :]
     return Line(
         rate, len(inputs) / took, share, len(inputs) - len(probe.scored),
-        Quantiles.of(probe.latencies()), Quantiles.of(probe.alerted), slope(sizes),
+        Quantiles.of(probe.latencies()), Quantiles.of(probe.alerted), slope(late),
     )  # fmt: skip
 
 
 def resident(pid: int) -> float:
-    """Resident size of a process (MB)."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
-    return pages * 4096 / MEGABYTE
+    """Resident size of a process and its children (MB)."""
+    children = [*Path(f"/proc/{pid}/task").glob("*/children")]
+    pids = [pid, *(int(text) for path in children for text in path.read_text("ascii").split())]
+    pages = [int(Path(f"/proc/{one}/statm").read_text("ascii").split()[1]) for one in pids]
+    return sum(pages) * 4096 / MEGABYTE
 
 
 def slope(sizes: Sequence[tuple[float, float]]) -> float:

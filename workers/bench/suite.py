@@ -164,12 +164,23 @@ def _batches(
     one; in each the rows in doubt come as they fall.
     """
     count = max(1, -(-100 // batch))
-    rows = batch * count
+    return list(mixed(pool, through, share, batch * count).reshape(count, batch, *pool.shape[1:]))
+
+
+def mixed(pool: NDArray[Any], through: NDArray[np.bool_], share: float, rows: int) -> NDArray[Any]:
+    """Rows of the pool in a random order, of which a share goes through all detectors.
+
+    Parameters
+    ----------
+    through:
+        Which rows of the pool do.
+    """
     wanted = round(share * rows)
     some = np.resize(np.flatnonzero(through), wanted)
     rest = np.resize(np.flatnonzero(~through), rows - wanted)
     order = np.random.default_rng(0).permutation(np.concatenate([some, rest]))
-    return list(pool[order].reshape(count, batch, *pool.shape[1:]))
+    found: NDArray[Any] = pool[order]
+    return found
 
 
 def _share(suite: Suite, batches: Sequence[NDArray[Any]]) -> float:

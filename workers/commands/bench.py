@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from workers.bench.delivery import Report as Delivered
     from workers.bench.detection import Rate, Report
     from workers.bench.latency import Report as Late
+    from workers.bench.scoring import Report as Scored
 
 RATES = (400.0, 1500.0)
 
@@ -80,6 +81,31 @@ def delivery(
 
 
 @app.command()
+def scoring(
+    kafka: Kafka = None,
+    dataset: Annotated[str, typer.Option(help="digits, or mnist with --data.")] = "digits",
+    data: Annotated[str | None, typer.Option(help="Folder of mnist.npz.")] = None,
+    inputs: Annotated[int, typer.Option(min=640, help="Inputs a round and contest.")] = 12_800,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each does them.")] = 3,
+    json_file: Json = None,
+) -> None:
+    """Show what the scoring role takes, beside a bare loop that only runs the model."""
+    from workers.bench.broker import broker
+    from workers.bench.scoring import measure
+    from workers.demo.material import Material
+
+    material = Material.load(dataset, data, seed=0)
+    with (
+        Console(stderr=True).status("a network is trained") as status,
+        broker(kafka) as (at, words),
+    ):
+        for report in measure(at, words, material, inputs=inputs, rounds=rounds):
+            status.update(f"{len(report.rounds)} of {rounds} rounds done")
+    Console().print(_scored(report))
+    _write(json_file, report.figures())
+
+
+@app.command()
 def latency(
     kafka: Kafka = None,
     dataset: Annotated[str, typer.Option(help="digits, or mnist with --data.")] = "digits",
@@ -130,6 +156,26 @@ def _late(report: Late) -> Table:
         asked = f"{line.sent:,.0f}" + (f" ({line.share:.0%})" if line.share else "")
         table.add_row(
             asked, scores, str(line.alerts.n), alerts, str(line.lost), f"{line.memory:.1f}"
+        )
+    return table
+
+
+def _scored(report: Scored) -> Table:
+    from workers.bench.scoring import BARE, CONTESTS
+
+    table = Table(
+        title=f"{report.broker}, {report.dataset}: {report.inputs:,} inputs, "
+        f"{len(report.rounds)} rounds, medians",
+        caption=f"{report.in_doubt:.1%} of the honest inputs went through all detectors",
+        box=SIMPLE_HEAD,
+    )
+    for name in ("", "inputs/s", "MB/s", "of the bare loop"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    for one in CONTESTS:
+        rate = report.rate(one)
+        ratio = "" if one == BARE else f"{report.ratio(one):.2f}×"
+        table.add_row(
+            one.words, f"{rate.rows_per_second:,.0f}", f"{rate.megabytes_per_second:.1f}", ratio
         )
     return table
 

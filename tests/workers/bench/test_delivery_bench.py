@@ -56,7 +56,7 @@ def test_ratios_are_taken_within_a_round() -> None:
 def test_a_contestant_that_fails_is_said() -> None:
     """With the end of what it wrote."""
     with pytest.raises(NNSecError, match="No module named"):
-        delivery._said(["python", "-m", "workers.bench.contestants.nobody"])
+        delivery.said(["python", "-m", "workers.bench.contestants.nobody"])
 
 
 @pytest.mark.parametrize("value", [b"nope" + bytes(780), work.encode(3, 784)[:-1]])

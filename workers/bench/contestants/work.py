@@ -83,3 +83,89 @@ class Run:
 def _cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+@dataclass
+class Clock:
+    """Counts rows and bytes between the first tenth of all rows and the last.
+
+    Parameters
+    ----------
+    rows:
+        How many there are.
+    """
+
+    rows: int
+    done: int = 0
+    _size: int = 0
+    _began: float = 0.0
+    _skipped: int = 0
+    _took: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether all are done."""
+        return self.done >= self.rows
+
+    def note(self, rows: int, size: int) -> None:
+        """Count what was done just now."""
+        self.done += rows
+        if self._began:
+            self._size += size
+            self._took = time.perf_counter() - self._began
+        elif self.done >= self.rows / 10:
+            self._began, self._skipped = time.perf_counter(), self.done
+
+    def rates(self) -> dict[str, float]:
+        """Rows and megabytes a second.
+
+        Raises
+        ------
+        ValueError
+            If all came at once.
+        """
+        if not self._took:
+            raise ValueError(f"{self.rows} inputs came at once; measure with more")
+        return {
+            "rows_per_second": (self.done - self._skipped) / self._took,
+            "megabytes_per_second": self._size / self._took / 1e6,
+        }
+
+    def say(self) -> None:
+        """Print the rates."""
+        sys.stdout.write(json.dumps(self.rates()) + "\n")
+        sys.stdout.flush()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a contestant with a model is told.
+
+    Parameters
+    ----------
+    config:
+        Configuration file.
+    rows, each:
+        Inputs in all, and in a record.
+    how:
+        More words.
+    """
+
+    config: str
+    model: str
+    servers: str
+    topic: str
+    rows: int
+    each: int
+    how: tuple[str, ...]
+
+    @classmethod
+    def told(cls) -> Task:
+        """Read the command line."""
+        config, model, servers, topic, rows, each, *how = sys.argv[1:]
+        return cls(config, model, servers, topic, int(rows), int(each), tuple(how))
+
+    @property
+    def records(self) -> int:
+        """Records that make a batch of 512 inputs."""
+        return max(1, MAX_BATCH // self.each)
