@@ -11,16 +11,22 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import torch
 
 from nnsec.settings import parse
 from streams.checkpoints import Checkpoints
 from streams.device import figures, pack, unpack
+
+THREADS = "OMP_NUM_THREADS"
+"""Of torch, where this is set; else one."""
 
 
 def main() -> None:
     """Answer on two lines, given as file descriptors: batches on one, checkpoints on the other."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the end of the lines is the end
+    if THREADS not in os.environ:
+        torch.set_num_threads(1)  # the detectors' many small steps gain little from a second one
     work, orders = (Connection(int(number)) for number in sys.argv[1:])
     try:
         checkpoints = Checkpoints(parse(json.loads(orders.recv_bytes())))
