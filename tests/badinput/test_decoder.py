@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -86,8 +87,9 @@ def test_ten_thousand_mutations() -> None:
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(100, 110))
-def test_a_million_mutations(seed: int) -> None:
+def test_a_million_mutations(shown: Callable[..., None], seed: int) -> None:
     """In ten runs of a hundred thousand."""
     outcomes, _ = run(seed, 100_000)
     assert outcomes["decoded"] > 10_000
     assert outcomes["refused"] > 50_000
+    shown(17, "none", seed, records=100_000, crashes=0, **outcomes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -184,8 +184,9 @@ def _fragile_detector(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fragile", [_fragile_model, _fragile_detector])
 async def test_one_poisonous_record_in_ten_harms_no_neighbour(
-    released: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch, fragile: Any
-) -> None:
+    released: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch,
+    shown: Callable[..., None], fragile: Any,
+) -> None:  # fmt: skip
     """It is tried at most three times by itself and becomes a dead letter; the rest is scored.
 
     Caught, for example: a batch that is given up as a whole.
@@ -207,3 +208,5 @@ async def test_one_poisonous_record_in_ten_harms_no_neighbour(
     assert all(1 <= letter.attempts <= ATTEMPTS == 3 for letter in letters.values())
     assert all("cannot bear" in letter.error for letter in letters.values())
     assert await lag(released) == 0
+    most = max(letter.attempts for letter in letters.values())
+    shown(18, "Tansu (embedded)", 0, scored=len(scores), dead_letters=40, most_attempts=most)

@@ -30,6 +30,11 @@ PROMISES = {
     8: "a remediation worker paused past its lease and resumed",
     12: "steady load at half of saturation, then a burst of over twice saturation",
     13: "one worker and two on the same backlog",
+    14: "alerts over 50 pairs of model and family, a correlator killed",
+    15: "distinct clients",
+    16: "drift on data that do not drift; saved and restored in mid-stream",
+    17: "mutated records",
+    18: "one record in ten makes the model or a detector raise",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import NAMESPACE_DNS, uuid5
@@ -74,10 +74,14 @@ async def incidents(settings: Settings, alerts: int, plant: Plant) -> list[Incid
 
 
 @pytest.mark.parametrize(
-    "count", [5_000, pytest.param(100_000, marks=[pytest.mark.full, pytest.mark.timeout(1800)])]
+    "count",
+    [
+        pytest.param(5_000, id="short"),
+        pytest.param(100_000, id="full", marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
+    ],
 )
 async def test_a_storm_of_alerts_is_one_incident_a_pair(
-    settings: Settings, tmp_path: Path, count: int
+    settings: Settings, tmp_path: Path, shown: Callable[..., None], count: int
 ) -> None:
     """Three correlators, one of them killed in the middle and started again: exactly fifty.
 
@@ -107,3 +111,4 @@ async def test_a_storm_of_alerts_is_one_incident_a_pair(
     assert sum(incident.evidence["alerts"] for incident in newest) == count
     assert all(len(incident.subjects) == SUBJECTS for incident in newest)
     assert all(len(incident.history) == 1 for incident in newest)
+    shown(14, "Tansu (embedded)", 14, alerts=count, correlators=3, kills=1, incidents=len(newest))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -36,11 +37,15 @@ def measured(clients: int, most: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("clients", "most"),
     [
-        (110_000, 100_000),
-        pytest.param(1_050_000, 1_000_000, marks=[pytest.mark.full, pytest.mark.timeout(900)]),
+        pytest.param(110_000, 100_000, id="short"),
+        pytest.param(
+            1_050_000, 1_000_000, id="full", marks=[pytest.mark.full, pytest.mark.timeout(900)]
+        ),
     ],
 )
-def test_a_crowd_of_clients_is_bounded_in_memory(clients: int, most: int) -> None:
+def test_a_crowd_of_clients_is_bounded_in_memory(
+    shown: Callable[..., None], clients: int, most: int
+) -> None:
     """State 128 bytes each, 500 in all with what finds it and its snapshot; the rest is counted.
 
     Caught, for example: a table that grows with the names ever seen.
@@ -50,7 +55,9 @@ def test_a_crowd_of_clients_is_bounded_in_memory(clients: int, most: int) -> Non
     assert found["evicted"] == clients - most
     assert found["state"] <= 128 * most
     fixed = 12 * MB  # libraries and tables that do not grow with the clients
-    assert max(found["peak"], found["with_snapshot"]) <= 500 * most + fixed
+    peak = max(found["peak"], found["with_snapshot"])
+    assert peak <= 500 * most + fixed
+    shown(15, "none", 0, clients=clients, kept=most, evicted=found["evicted"], MB=round(peak / MB))
 
 
 def test_suspects_outlast_a_flood_of_new_names() -> None:

@@ -6,7 +6,7 @@ Each seed draws a calibration set of its own, so that the certified rates are pu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -61,9 +61,14 @@ def spread(shifts: list[Shift]) -> bool:
 @pytest.mark.parametrize("weight", [A_DAY, 100 * A_DAY], ids=["the default budget", "a hundred"])
 @pytest.mark.parametrize(
     ("seeds", "windows"),
-    [(20, 20), pytest.param(200, 150, marks=[pytest.mark.full, pytest.mark.timeout(1800)])],
+    [
+        pytest.param(20, 20, id="short"),
+        pytest.param(200, 150, id="full", marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
+    ],
 )
-def test_false_alarms_stay_within_the_promise(seeds: int, windows: int, weight: float) -> None:
+def test_false_alarms_stay_within_the_promise(
+    shown: Callable[..., None], seeds: int, windows: int, weight: float
+) -> None:
     """Over all seeds: no more than what was handed out, and three standard deviations.
 
     Caught, for example: intervals that are not widened, or rates that are not certified.
@@ -71,6 +76,9 @@ def test_false_alarms_stay_within_the_promise(seeds: int, windows: int, weight: 
     promised = seeds * windows * weight
     false = sum(spread(feed(watch(weight), rows(s, windows * WINDOW))) for s in range(seeds))
     assert false <= promised + 3 * math.sqrt(promised)
+    shown(
+        16, "none", 0, seeds=seeds, windows=windows, false_alarms=false, promised=round(promised, 2)
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -81,9 +89,14 @@ def test_the_same_data_moved_are_found(seed: int) -> None:
 
 @pytest.mark.parametrize(
     "seeds",
-    [range(6), pytest.param(range(200), marks=[pytest.mark.full, pytest.mark.timeout(1800)])],
+    [
+        pytest.param(range(6), id="short"),
+        pytest.param(range(200), id="full", marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
+    ],
 )
-def test_saved_and_restored_in_mid_stream_it_goes_on_bit_identically(seeds: range) -> None:
+def test_saved_and_restored_in_mid_stream_it_goes_on_bit_identically(
+    shown: Callable[..., None], seeds: range
+) -> None:
     """At three places anywhere, within windows too; what it finds and its last state are the same.
 
     Caught, for example: a window in the making that is not saved.
@@ -101,3 +114,4 @@ def test_saved_and_restored_in_mid_stream_it_goes_on_bit_identically(seeds: rang
             part = resumed
         assert shifts == expected, seed
         assert part.snapshot() == whole.snapshot(), seed
+    shown(16, "none", 0, seeds=len(seeds), restored=3 * len(seeds), different=0)

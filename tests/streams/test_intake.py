@@ -134,3 +134,15 @@ def test_headers_weigh_too() -> None:
     plain, headed = messages(2)
     headed.headers = (("name", b"12345"), ("null", None))
     assert weight(headed) - weight(plain) == len("name") + 5 + len("null")
+
+
+async def test_it_tells_whether_somebody_waits_for_records() -> None:
+    """Fetches only gather while nobody does, so that a lone input is not held up."""
+    intake = filled(0)
+    assert intake.busy
+    waiting = asyncio.create_task(intake.take(3, 10.0, intake.assignment.serial))
+    await asyncio.sleep(0)
+    assert not intake.busy
+    intake.put(intake.epoch, {A: messages(1)})
+    assert await waiting is not None
+    assert intake.busy

@@ -111,14 +111,18 @@ def latency(
     dataset: Annotated[str, typer.Option(help="digits, or mnist with --data.")] = "digits",
     data: Annotated[str | None, typer.Option(help="Folder of mnist.npz.")] = None,
     rate: Annotated[
-        list[float] | None, typer.Option(min=1.0, help="Inputs a second; repeatable.")
+        list[float] | None,
+        typer.Option(
+            min=1.0,
+            help="Inputs a second; repeatable. Without one 400, 1,500 and shares of saturation.",
+        ),
     ] = None,
     seconds: Annotated[float, typer.Option(min=1.0, help="How long each rate is sent.")] = 10.0,
     json_file: Json = None,
 ) -> None:
     """Show how long the whole monitor takes from an input to its score and to an alert."""
     from workers.bench.broker import broker
-    from workers.bench.latency import last
+    from workers.bench.latency import SHARES, last
     from workers.demo.material import Material
 
     with (
@@ -128,7 +132,7 @@ def latency(
         report = asyncio.run(
             last(
                 at, words, Material.load(dataset, data, seed=0), rates=rate or RATES,
-                seconds=seconds, told=status.update,
+                shares=() if rate else SHARES, seconds=seconds, told=status.update,
             )
         )  # fmt: skip
     Console().print(_late(report))

@@ -17,8 +17,7 @@ def test_every_contest_does_all_inputs(broker: str) -> None:
     """In processes of their own, on a real broker, in both kinds of record."""
     whole = Material.load("digits", seed=0)
     material = replace(whole, recipe=replace(whole.recipe, epochs=2, copies=2))
-    # The suite takes all records of 64 at once, where there are so few.
-    contests = [one for one in CONTESTS if one.each == 1 or one.program != ("suite",)]
+    contests = [CONTESTS[0], CONTESTS[1], CONTESTS[3]]  # each program once
     (report,) = scoring.measure(broker, "here", material, inputs=1280, rounds=1, contests=contests)
     figures = json.loads(json.dumps(report.figures()))
     assert figures["contests"].keys() == {one.words for one in contests}
