@@ -149,7 +149,8 @@ class Device:
             numbers = (its_work.fileno(), its_orders.fileno())
             command = [sys.executable, "-m", "streams.device_process", *map(str, numbers)]
             try:
-                self._process = subprocess.Popen(command, pass_fds=numbers)
+                # In a group of its own: Ctrl-C is for those who read and write, it ends with them.
+                self._process = subprocess.Popen(command, pass_fds=numbers, process_group=0)
                 orders.send_bytes(self._tables)
             except OSError as error:
                 raise TransientError(f"the process that runs models: {error}") from error

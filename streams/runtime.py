@@ -80,6 +80,8 @@ class Runtime:
             If the configuration, a topic or a checkpoint's key is wrong.
         """
         async with AsyncExitStack() as stack:
+            if self._device is not None:
+                stack.callback(self._device.close)  # also when the start fails
             starting = asyncio.create_task(self._start(stack))
             stopping = asyncio.create_task(stop.wait())
             try:

@@ -81,9 +81,11 @@ def latencies(history: History, since: float, until: float) -> list[float]:
 
 
 def cpu(worker: Worker) -> float:
-    """Seconds that a process has computed for."""
-    words = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds that a process and its children have computed for."""
+    children = Path(f"/proc/{worker.pid}/task").glob("*/children")
+    pids = [worker.pid, *(pid for path in children for pid in path.read_text().split())]
+    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(words[11]) + int(words[12]) for words in stats) / os.sysconf("SC_CLK_TCK")
 
 
 def quantile(values: Sequence[float], q: float) -> float:
