@@ -58,6 +58,8 @@ class Fusion:
         ConfigError
             With fewer rows than detectors + 2.
         """
+        from sklearn.covariance import ledoit_wolf  # a second that those who fit nothing are spared
+
         n, columns = scores.shape
         if n < columns + 2:
             raise ConfigError(
@@ -69,8 +71,6 @@ class Fusion:
         spread = np.where(spread > 0, spread, np.maximum(scores.std(axis=0), 1e-9))
         power = np.array([_power((scores[:, d] - centre[d]) / spread[d]) for d in range(columns)])
         z = _transform(scores, centre, spread, power)
-        from sklearn.covariance import ledoit_wolf  # a second that those who fit nothing are spared
-
         covariance, _ = ledoit_wolf(z)
         return cls(centre, spread, power, z.mean(axis=0), np.linalg.inv(covariance))
 
@@ -138,10 +138,10 @@ class Fusion:
 
 def _power(z: NDArray[np.float64]) -> float:
     """The power that makes clean scores most normal; 1 (none) where they do not vary."""
-    if np.ptp(z) == 0:
-        return 1.0
     from scipy.stats import yeojohnson_normmax  # as above
 
+    if np.ptp(z) == 0:
+        return 1.0
     return float(np.clip(yeojohnson_normmax(z), *POWERS))
 
 

@@ -46,6 +46,7 @@ class Stage:
     def _scores(self, forward: Forward, sizes: Sequence[int]) -> NDArray[np.float64]:
         scores = np.zeros((len(forward), len(self._detectors)))
         for part, size in pieces(len(forward), sizes):
+            # A copy, also of a full piece: how a view lies in memory could choose another kernel.
             piece = forward[part].padded(size)
             for column, detector in enumerate(self._detectors):
                 found = detector.score(piece, self._network)

@@ -116,21 +116,21 @@ class Device:
 
     def _ask(self, line: _Line, request: bytes, what: str) -> Mapping[str, NDArray[Any]]:
         with line.lock:
-            self._start()
+            process = self._start()
             try:
                 answer = line.ask(request)
             except (OSError, EOFError) as error:
-                status = self._gone()
+                status = _gone(process)
                 raise ModelFailed(
                     f"the process that runs models ended with status {status} while it {what}"
                 ) from error
         head, arrays = unpack(answer)
         if "error" in head:
-            raise _raised(head["error"], head["message"])
+            raise _raised(head["error"], head["message"], ours=head["ours"])
         return arrays
 
-    def _start(self) -> None:
-        """See that the process runs.
+    def _start(self) -> subprocess.Popen[bytes]:
+        """See that the process runs, and name it: another may take its place at any time.
 
         Raises
         ------
@@ -141,7 +141,7 @@ class Device:
             if self._closed:
                 raise TransientError("the process that runs models was ended")
             if self._process is not None and self._process.poll() is None:
-                return
+                return self._process
             if self._process is not None:
                 RESTARTS.inc()
                 self._end()
@@ -158,31 +158,14 @@ class Device:
                 its_work.close()
                 its_orders.close()
             self._work.connection, self._orders.connection = work, orders
-
-    def _gone(self) -> int | None:
-        """The status of a process that does not answer any more."""
-        process = self._process
-        if process is None:
-            return None
-        try:
-            status: int | None = process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            status = process.wait()
-        logger.error("the process that runs models ended with status %s", status)
-        return status
+            return self._process
 
     def _end(self) -> None:
         for line in (self._work, self._orders):
             line.close()
         process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            _ended(process)
 
 
 class _Line:
@@ -204,9 +187,25 @@ class _Line:
             self.connection = None
 
 
-def _raised(name: str, message: str) -> NNSecError:
-    """One of our own errors as what it is, any other as the model's."""
-    kind = getattr(errors, name, None) if name in errors.__all__ else None
+def _gone(process: subprocess.Popen[bytes]) -> int:
+    """The status of a process that does not answer any more."""
+    status = _ended(process)
+    logger.error("the process that runs models ended with status %s", status)
+    return status
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Wait for its end, and end it by force if that does not come; returns its status."""
+    try:
+        return process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _raised(name: str, message: str, *, ours: bool) -> NNSecError:
+    """One of our own errors as what it is, any other as the model's, whatever its name."""
+    kind = getattr(errors, name, None) if ours else None
     if kind is None:
         return ModelFailed(f"{name}: {message}")
     found: NNSecError = kind(message)

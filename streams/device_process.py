@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnsec.errors import NNSecError
 from nnsec.settings import parse
 from streams.checkpoints import Checkpoints
 from streams.device import figures, pack, unpack
@@ -51,7 +52,8 @@ def _answer(work: Any, checkpoints: Checkpoints, request: bytes) -> bytes:
     try:
         found: bytes = work(checkpoints, *unpack(request))
     except Exception as error:  # noqa: BLE001 - whatever a model raises, whoever asked must hear it
-        return pack({"error": type(error).__name__, "message": str(error)}, {})
+        ours = isinstance(error, NNSecError)
+        return pack({"error": type(error).__name__, "message": str(error), "ours": ours}, {})
     return found
 
 

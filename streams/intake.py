@@ -185,9 +185,11 @@ class Intake:
         if not (self.open and self._queue):
             self._filled.clear()
             self._waits = True
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._filled.wait(), seconds)
-            self._waits = False
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._filled.wait(), seconds)
+            finally:
+                self._waits = False
         if not (self.open and self._queue) or serial != self.assignment.serial:
             return None
         messages: list[Any] = []

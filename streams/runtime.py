@@ -56,9 +56,8 @@ class Runtime:
         self._tasks: list[asyncio.Task[None]] = []
         self._state = "starting"
         self._control: Control | None = None
-        # At once: what it imports takes as long as Kafka takes to answer.
-        scores = agents is None and "score" in names
-        self._device = Device(settings) if apart and scores else None
+        self._apart = apart and agents is None and "score" in names
+        self._device: Device | None = None
 
     def problems(self) -> tuple[str, ...]:
         """What keeps the process from being ready."""
@@ -80,8 +79,10 @@ class Runtime:
             If the configuration, a topic or a checkpoint's key is wrong.
         """
         async with AsyncExitStack() as stack:
-            if self._device is not None:
-                stack.callback(self._device.close)  # also when the start fails
+            if self._apart:
+                # At once: what it imports takes as long as Kafka takes to answer.
+                self._device = Device(self._settings)
+                stack.callback(self._device.close)
             starting = asyncio.create_task(self._start(stack))
             stopping = asyncio.create_task(stop.wait())
             try:

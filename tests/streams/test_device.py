@@ -19,7 +19,7 @@ from nnsec.errors import ConfigError, DigestMismatch, TransientError
 from nnsec.settings import Settings, parse
 from nnsec.suite import Scored
 from streams.checkpoints import Checkpoints
-from streams.device import RESTARTS, Device, ModelFailed, pack, unpack
+from streams.device import RESTARTS, Device, ModelFailed, _raised, pack, unpack
 from tests.conftest import MadeCheckpoint
 
 
@@ -83,6 +83,12 @@ def test_errors_keep_their_names(device: Device, checkpoint: MadeCheckpoint) -> 
     with pytest.raises(ModelFailed, match="RuntimeError"):
         device.score("digits", 1, checkpoint.digest, checkpoint.x[:1, 0, :3, :3])
     assert len(device.score("digits", 1, checkpoint.digest, checkpoint.x[:1]).score) == 1
+
+
+def test_a_models_error_with_a_name_of_ours_is_the_models() -> None:
+    """Caught, for example: a model's own TransientError, for which a batch would wait for ever."""
+    assert type(_raised("TransientError", "x", ours=False)) is ModelFailed
+    assert type(_raised("TransientError", "x", ours=True)) is TransientError
 
 
 def test_after_a_death_the_next_batch_has_a_new_process(
