@@ -97,7 +97,8 @@ class Network:
     Parameters
     ----------
     module:
-        Takes (batch, *shape) float32 in [0, 1] and gives (batch, classes) logits.
+        Takes (batch, *shape) float32 in [0, 1] and gives (batch, classes) logits. It is changed in
+        place: its device, its mode, and for large images the order of its weights in memory.
     input:
         Shape, dtype and range of one input on the wire.
     features:
@@ -128,6 +129,9 @@ class Network:
             raise ConfigError(f"device {device!r} cannot be used: {error}") from error
         self.input = input
         self.tile = _tile(self.device, input)
+        if math.prod(input.shape) >= SMALL_INPUT:
+            # Convolutions then need no copies in another order: 4/5 of the time for MNIST's.
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.sizes: tuple[int, ...] = (self.tile,)
         self._seen: list[tuple[int, Tensor]] = []
         for rank, head in self._heads(features):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 1.0
+GATHER_MS = 2
+GATHER_BYTES = 64 * 1024
+"""While nobody waits for records the broker answers after so long, or with so much."""
 ROOM_BYTES = 32 * 1024 * 1024
 BATCH_BYTES = 8 * 1024 * 1024
 
@@ -87,27 +90,31 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         )
 
     async def fetch(
-        self, active: set[TP], limit: int, pause: float
+        self, active: set[TP], limit: int, *, gather: bool
     ) -> tuple[int, Mapping[Any, list[Any]]]:
         """Read what has come, up to a limit, with the epoch that it was read in.
 
         Parameters
         ----------
-        pause:
-            s to wait before, so that more comes at once.
+        gather:
+            Let the broker wait a moment before it answers the next request, so that more comes at
+            once: nobody waits for it.
         """
-        return await self.call_thread(self._fetch, active, limit, pause)  # type: ignore[no-any-return]
+        return await self.call_thread(self._fetch, active, limit, gather)  # type: ignore[no-any-return]
 
     async def _fetch(
-        self, active: set[TP], limit: int, pause: float
+        self, active: set[TP], limit: int, gather: bool
     ) -> tuple[int, Mapping[Any, list[Any]]]:
-        if pause:
-            await asyncio.sleep(pause)
         # aiokafka's own `getmany` would wait inside, so that a seek could come in between; its
         # parts are not public, but pinned with the version.
         consumer: Any = self._ensure_consumer()
         fetcher: Any = consumer._fetcher  # noqa: SLF001
         subscription: Any = consumer._subscription  # noqa: SLF001
+        # Of the request that goes out once the records are taken. Here they must not wait instead:
+        # as long as they do aiokafka asks for no more.
+        fetcher._fetch_min_bytes = GATHER_BYTES if gather else 1  # noqa: SLF001
+        wait_ms = self.transport.options.fetch_wait_ms
+        fetcher._fetch_max_wait_ms = min(GATHER_MS, wait_ms) if gather else wait_ms  # noqa: SLF001
         deadline = asyncio.get_running_loop().time() + POLL_SECONDS
         while True:
             if consumer._closed or fetcher._closed:  # noqa: SLF001

@@ -31,9 +31,6 @@ from streams.intake import Intake, Where
 ROOM_BATCHES = 8
 """Batches that may wait in the queue; it is filled again when half of them are gone."""
 
-GATHER_SECONDS = 0.005
-"""While nobody waits for records, fetches pause so long, so that each brings more of them."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -67,8 +64,9 @@ class Consumer(driver.Consumer):
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             try:
-                pause = GATHER_SECONDS if self.intake.busy else 0.0
-                epoch, found = await self._thread.fetch(active, self.intake.room, pause)
+                epoch, found = await self._thread.fetch(
+                    active, self.intake.room, gather=self.intake.busy
+                )
             except ConsumerStoppedError:
                 return
             except OffsetOutOfRangeError as error:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nnsec.checkpoints.tensors import dump_tensors, load_tensors
 from nnsec.errors import ConfigError
 from nnsec.network import Network
 from nnsec.settings import Input
@@ -69,6 +70,27 @@ def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
         parts = [network.forward(x[k : k + cut]) for k in range(0, 50, cut)]
         assert torch.equal(torch.cat([part.logits for part in parts]), whole.logits)
         assert torch.equal(torch.cat([part.features for part in parts]), whole.features)
+
+
+def test_large_images_go_through_in_the_order_that_is_fastest() -> None:
+    """With the colours of a pixel side by side; what comes out is the same but for rounding."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(4 * 6 * 6, 3),
+    )  # fmt: skip
+    spec = Input(shape=(1, 16, 16), dtype="uint8", range=(0, 255))
+    x = _draw(spec, 50)
+    with torch.inference_mode():
+        plain = module(torch.from_numpy(x).float() / 255)
+    network = Network(module, spec, device="cpu")
+    assert module[2].weight.is_contiguous(memory_format=torch.channels_last)
+    found = network.forward(x)
+    assert torch.allclose(found.logits, plain, atol=1e-5)
+    singly = torch.cat([network.forward(row[None]).logits for row in x])
+    assert torch.equal(singly, found.logits)
+    again = load_tensors("weights", dump_tensors(module.state_dict()))
+    assert all(torch.equal(again[name], array) for name, array in module.state_dict().items())
 
 
 def test_odd_widths_move_the_last_digit_at_most() -> None:

@@ -18,10 +18,13 @@ import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.consumer import fetcher
+from aiokafka.protocol.fetch import FetchRequest
 
 from nnsec.adapters.records import Record
 from streams import sluice
-from streams.sluice import Sluice, Stateless, letter, read_options
+from streams.fetching import GATHER_BYTES, GATHER_MS
+from streams.sluice import Options, Out, Sluice, Stateless, letter, read_options
 
 ROOT = Path(__file__).parents[2]
 WAIT = 40.0
@@ -65,10 +68,11 @@ async def read(broker: str, topic: str, count: int) -> list[Any]:
         await consumer.stop()
 
 
-async def write(broker: str, topic: str, values: list[bytes]) -> None:
+async def write(broker: str, topic: str, values: list[bytes], pause: float = 0.0) -> None:
     async with AIOKafkaProducer(bootstrap_servers=broker) as producer:
         for value in values:
             await producer.send_and_wait(topic, value, key=value, headers=[("h", b"1")])
+            await asyncio.sleep(pause)
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -127,6 +131,38 @@ async def test_what_cannot_pass_becomes_a_letter(
         "dead-letter-offset": b"0",
     }  # fmt: skip
     assert found.delivery is not None
+
+
+async def test_the_broker_gathers_records_while_nobody_waits_for_them(
+    broker: str, names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers at once when somebody waits; these are aiokafka's own parts, pinned with it."""
+    monkeypatch.chdir(tmp_path)
+    asked: set[tuple[int, int]] = set()
+
+    def request(wait_ms: int, size: int, *more: Any, **named: Any) -> Any:
+        asked.add((size, wait_ms))
+        return FetchRequest(wait_ms, size, *more, **named)
+
+    monkeypatch.setattr(fetcher, "FetchRequest", request)
+    app: Any = faust.App(
+        f"{names['copies']}-gatherer", broker=f"kafka://{broker}", store="memory://",
+        web_enabled=False, topic_disable_leader=True, broker_session_timeout=4.0,
+    )  # fmt: skip
+
+    async def slowly(records: Any) -> list[Out]:
+        await asyncio.sleep(0.05)
+        return [Out(names["copies"], record.value, record.key) for record in records]
+
+    Sluice(app, Stateless("slow", (names["originals"],), slowly))
+    await app.start()
+    try:
+        await write(broker, names["originals"], [b"%d" % i for i in range(60)], pause=0.01)
+        assert len(await read(broker, names["copies"], 60)) == 60
+    finally:
+        await app.stop()
+    patient = Options({}).fetch_wait_ms
+    assert {(1, patient), (GATHER_BYTES, GATHER_MS)} <= asked
 
 
 def test_an_app_s_own_configuration_counts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from nnsec.detectors import Detector
 from nnsec.network import Forward, Network
@@ -127,12 +129,14 @@ def measure(
 
 def _line(suite: Suite, pool: NDArray[Any], batch: int, rounds: int, seconds: float) -> Line:
     network = suite.network
+    plain = copy.deepcopy(network.module)
+    plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     through = suite.through(pool)
     usual = _batches(pool, through, batch, float(through.mean()))
     doubtful = _batches(pool, through, batch, IN_DOUBT)
     found = _rounds(
         [
-            lambda: [_bare(network, x) for x in usual],
+            lambda: [_bare(plain, network, x) for x in usual],
             lambda: [network.forward(x) for x in usual],
             lambda: [suite.score(x) for x in usual],
             lambda: [suite.score(x) for x in doubtful],
@@ -148,10 +152,10 @@ def _line(suite: Suite, pool: NDArray[Any], batch: int, rounds: int, seconds: fl
     )  # fmt: skip
 
 
-def _bare(network: Network, x: NDArray[Any]) -> NDArray[np.int64]:
+def _bare(plain: nn.Module, network: Network, x: NDArray[Any]) -> NDArray[np.int64]:
     """What a user's loop would do: scale, run the model on the batch as it is, take the best."""
     with torch.inference_mode():
-        best: NDArray[np.int64] = network.module(network.scale(x)).argmax(1).cpu().numpy()
+        best: NDArray[np.int64] = plain(network.scale(x)).argmax(1).cpu().numpy()
     return best
 
 

@@ -27,6 +27,8 @@ async def main() -> None:
     shape = settings.models[task.model].input.shape
     width = int(np.prod(shape))
     network = Checkpoints(settings).get(task.model, 1).network
+    # As users have it; the monitor orders large images' weights anew.
+    network.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     consumer = AIOKafkaConsumer(
         task.topic, bootstrap_servers=task.servers, group_id=f"loop-{time.time_ns()}",
         enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=10,
