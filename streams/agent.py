@@ -40,6 +40,8 @@ class Agent(Protocol):
     `process`, `tick` and `assigned` of one agent never run at the same time. The outputs of a batch
     may still be on their way when the next is processed, if the agent has an attribute
     ``overlaps`` that is true: it may if it has no state, or takes up all of it anew in `assigned`.
+    If it has a number ``at_once``, so many batches of a backlog are in `process` at once, so that
+    one is decoded while another waits for a model: it may if it has no state at all.
     If it has a method ``settle()``, that is called before `process` whenever all that earlier
     batches led to is acknowledged.
     """

@@ -1,7 +1,8 @@
 """The only place for acknowledgement, retry and dead letters: around every agent, the same.
 
-While the outputs of one batch are on their way to the broker, the next is processed. A batch counts
-as finished once all that it led to is acknowledged, and only what lies before the oldest unfinished
+While the outputs of one batch are on their way to the broker, the next is processed, and some
+agents process two at once; outputs are sent in the order of their batches. A batch counts as
+finished once all that it led to is acknowledged, and only what lies before the oldest unfinished
 one is committed. Whatever goes wrong on the way, reading begins again at what was committed.
 """
 
@@ -11,15 +12,16 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import TransientError
 from streams import metrics
 from streams.agent import Agent
-from streams.intake import Batch, Intake, Where
+from streams.hands import Hands, Turn
+from streams.intake import Batch, Source
 from streams.poison import error_class
 from streams.window import Flight, Window
 
@@ -40,20 +42,6 @@ Bury = Callable[[Record, Exception, int], Out]
 
 class Abandoned(Exception):  # noqa: N818 - no error: the records come again, here or elsewhere
     """The batch in hand no longer counts."""
-
-
-class Source(Protocol):
-    """What `streams.transport.Consumer` offers."""
-
-    intake: Intake
-
-    async def rewind(self, offsets: Mapping[Where, int]) -> None:
-        """Read again from other offsets."""
-        ...
-
-    async def restart(self) -> None:
-        """Read again from what is committed, under a new assignment."""
-        ...
 
 
 class Delivery:
@@ -95,6 +83,7 @@ class Delivery:
         self._overlaps = bool(getattr(agent, "overlaps", False))
         self._settle: Callable[[], None] | None = getattr(agent, "settle", None)
         self._window = window or Window()
+        self._hands = Hands(int(getattr(agent, "at_once", 1)))
         self._serial = 0
         self._next_tick = 0.0
         self._retries = 0
@@ -109,31 +98,37 @@ class Delivery:
 
     async def run(self) -> None:
         """Deliver until cancelled; nothing but the cancellation ever leaves."""
-        while True:
-            try:
-                await self.step()
-            except Exception:
-                # Whatever it is, nothing behind it may be committed: begin again where it was.
-                logger.exception("%s: unexpected, beginning again", self.agent.role)
-                self._break()
-                await asyncio.sleep(_LONGEST_WAIT)
+        try:
+            while True:
+                try:
+                    await self.step()
+                except Exception:
+                    # Whatever it is, nothing behind it may be committed: begin again where it was.
+                    logger.exception("%s: unexpected, beginning again", self.agent.role)
+                    self._break()
+                    await asyncio.sleep(_LONGEST_WAIT)
+        finally:
+            await self._hands.close()
 
     async def step(self) -> None:
         """One round: a new assignment, or else a batch if there is one and a tick if it is due."""
         intake = self._source.intake
         if self._broken:
+            await self._hands.empty()
             self._broken = False
             await self._source.restart()
         if intake.open and intake.assignment.serial != self._serial:
             await self._assign()
             return
+        if intake.open and self._now() >= self._next_tick:
+            self._next_tick = self._now() + TICK_SECONDS
+            await self._tick()
+        # Only a backlog is worked at twice at once: else what comes later should join the batch.
+        await (self._hands.room() if intake.plenty(self._max_batch) else self._hands.empty())
         await self._window.room()
         batch = await intake.take(self._max_batch, TICK_SECONDS, self._serial)
         if batch is not None:
-            await self._guarded(batch)
-        if intake.open and self._now() >= self._next_tick and self.settled:
-            self._next_tick = self._now() + TICK_SECONDS
-            await self._tick()
+            self._hands.take(partial(self._guarded, batch))
 
     def _break(self) -> None:
         """Give up all that is in hand; it comes again."""
@@ -145,7 +140,7 @@ class Delivery:
     async def _assign(self) -> None:
         intake = self._source.intake
         assignment = intake.assignment
-        await self._window.empty()  # so that state is not read while more of it is being written
+        await self._empty()  # so that state is not read while more of it is being written
         held = frozenset((t.removeprefix(self._prefix), p) for t, p in assignment.partitions)
         try:
             offsets = await self.agent.assigned(held)
@@ -164,7 +159,7 @@ class Delivery:
         """Let the agent do what time asks for, with nothing on its way: all is acknowledged."""
         intake = self._source.intake
         epoch = intake.epoch
-        await self._window.empty()
+        await self._empty()
         if intake.epoch != epoch:
             return
         try:
@@ -176,10 +171,15 @@ class Delivery:
             return
         self._retries = 0
 
+    async def _empty(self) -> None:
+        """Wait until nothing is in process, or on its way."""
+        await self._hands.empty()
+        await self._window.empty()
+
     # --- batches ---
 
-    async def _guarded(self, batch: Batch) -> None:
-        flight = Flight(batch, time.monotonic())
+    async def _guarded(self, batch: Batch, turn: Turn) -> None:
+        flight = Flight(batch, time.monotonic(), turn)
         try:
             records = [record(message, self._prefix) for message in batch.messages]
             batch.messages = ()  # what was read need not be kept until it is acknowledged
@@ -213,7 +213,8 @@ class Delivery:
         while True:
             if self._source.intake.stale(flight.batch):
                 raise Abandoned
-            if self._settle is not None and not (self._window.flights or flight.futures):
+            alone = self._hands.count == 1 and not (self._window.flights or flight.futures)
+            if self._settle is not None and alone:
                 self._settle()
             try:
                 outs = await self.agent.process(records)
@@ -245,10 +246,16 @@ class Delivery:
         await self._send([self._bury(record, error, attempts)], flight)
 
     async def _send(self, outs: Sequence[Out], flight: Flight) -> None:
-        """Put outputs on their way; wait for them too, if the agent asks for that."""
+        """Put outputs on their way, behind those of earlier batches.
+
+        Wait for them too, if the agent asks for that.
+        """
         if not outs:
             return
+        await flight.turn()
         stale = partial(self._source.intake.stale, flight.batch)
+        if stale():
+            raise Abandoned
         future = await self._submit(outs, stale)
         if self._overlaps:
             flight.futures.append(future)

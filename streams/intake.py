@@ -12,7 +12,7 @@ import contextlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 Where = tuple[str, int]
 """Topic as Kafka names it, and partition."""
@@ -145,6 +145,10 @@ class Intake:
         """How many more messages may be queued."""
         return max(0, self._room - len(self._queue))
 
+    def plenty(self, limit: int) -> bool:
+        """Whether the next batch, of so many messages at most, would be as large as it may be."""
+        return len(self._queue) >= limit or self._bytes >= self._batch_bytes
+
     async def wait_for_room(self, seconds: float) -> None:
         """Wait until something was taken, or for a time (s)."""
         self._emptied.clear()
@@ -235,3 +239,17 @@ class Intake:
         self._queue.clear()
         self._bytes = 0
         self._emptied.set()
+
+
+class Source(Protocol):
+    """What fills an intake: `streams.transport.Consumer`."""
+
+    intake: Intake
+
+    async def rewind(self, offsets: Mapping[Where, int]) -> None:
+        """Read again from other offsets."""
+        ...
+
+    async def restart(self) -> None:
+        """Read again from what is committed, under a new assignment."""
+        ...

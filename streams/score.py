@@ -62,6 +62,7 @@ class ScoreAgent:
     role = "score"
     topics = (INPUTS,)
     overlaps = True
+    at_once = 2
 
     def __init__(self, context: Context) -> None:
         self._context = context

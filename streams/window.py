@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from nnsec.adapters.records import Out
+from streams.hands import Turn
 from streams.intake import Batch
 
 BATCHES = 8
@@ -24,12 +25,15 @@ class Flight:
     ----------
     began:
         When it was taken, by a clock that never goes back.
+    turn:
+        Waits for the batch before it to be sent.
     futures:
         True once acknowledged, false if given up.
     """
 
     batch: Batch
     began: float
+    turn: Turn
     records: int = 0
     futures: list[asyncio.Future[bool]] = field(default_factory=list)
     outs: Counter[str] = field(default_factory=Counter)

@@ -146,3 +146,13 @@ async def test_it_tells_whether_somebody_waits_for_records() -> None:
     intake.put(intake.epoch, {A: messages(1)})
     assert await waiting is not None
     assert intake.busy
+
+
+async def test_it_tells_whether_the_next_batch_would_be_full() -> None:
+    """In messages or in bytes."""
+    intake = filled(3)
+    assert (intake.plenty(6), intake.plenty(7)) == (True, False)
+    heavy = Intake(100, room_bytes=20_000, batch_bytes=2000)
+    heavy.admit(frozenset({("t", 0)}))
+    heavy.put(0, {A: messages(2, size=1000)})
+    assert heavy.plenty(50)

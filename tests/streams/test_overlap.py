@@ -319,3 +319,133 @@ async def test_a_record_whose_output_is_too_large_is_found_alone() -> None:
     async with delivering(source, broker, swell):
         await until(lambda: source.intake.committable() == {("in", 0): 40})
     assert broker.log == numbers(0, 40)  # the letter holds the original value
+
+
+@dataclass
+class Doors:
+    """An agent that is let through batch by batch, by the first value of each."""
+
+    inside: list[bytes] = field(default_factory=list)
+    open: set[bytes] = field(default_factory=set)
+    fail: set[bytes] = field(default_factory=set)
+    change: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, records: Sequence[Record]) -> Sequence[Out]:
+        first = records[0].value or b""
+        self.inside.append(first)
+        try:
+            while first not in self.open:
+                self.change.clear()
+                await self.change.wait()
+            if self.fail & {record.value for record in records}:
+                raise ValueError("cannot pass")
+        finally:
+            self.inside.remove(first)
+        return [Out("out", record.value) for record in records]
+
+    def let(self, *firsts: int) -> None:
+        self.open |= {b"%d" % first for first in firsts}
+        self.change.set()
+
+
+async def test_two_batches_are_in_process_at_once_and_leave_in_their_order() -> None:
+    """One decodes while another waits for a model; what is ready first waits for its turn."""
+    source, broker, doors = Source(), Broker(at_once=True), Doors()
+    async with delivering(source, broker, doors, at_once=2):
+        await until(lambda: doors.inside == [b"0", b"10"])
+        await asyncio.sleep(0.02)
+        assert doors.inside == [b"0", b"10"]
+        doors.let(10)
+        await until(lambda: doors.inside == [b"0"])
+        await asyncio.sleep(0.02)
+        assert (doors.inside, broker.log) == ([b"0"], [])
+        doors.let(0)
+        await until(lambda: doors.inside == [b"20", b"30"])
+        assert broker.log == numbers(0, 20)
+        doors.let(20, 30)
+        await until(lambda: source.intake.committable() == {("in", 0): 40})
+    assert broker.log == numbers(0, 40)
+
+
+async def test_only_a_full_batch_is_begun_beside_another() -> None:
+    """What comes meanwhile joins the next batch, instead of waiting in a small one."""
+    source, broker, doors = Source(), Broker(at_once=True), Doors()
+    doors.let(0, 10, 20)
+    async with delivering(source, broker, doors, at_once=2):
+        await until(lambda: doors.inside == [b"30"])
+        for start in (40, 44):
+            source.intake.put(source.intake.epoch, {PLACE: [_message(start + i) for i in range(4)]})
+            await asyncio.sleep(0.02)
+            assert doors.inside == [b"30"]
+        doors.let(30)
+        await until(lambda: doors.inside == [b"40"])
+        doors.let(40)
+        await until(lambda: source.intake.committable() == {("in", 0): 48})
+    assert broker.log == numbers(0, 48)
+
+
+@pytest.mark.parametrize("bad", [3, 13])
+async def test_a_batch_that_is_split_holds_up_the_one_behind_it(bad: int) -> None:
+    """Whichever of the two it is: each record comes out once, in order."""
+    source, broker, doors = Source(), Broker(at_once=True), Doors(fail={b"%d" % bad})
+    doors.let(*range(40))
+    async with delivering(source, broker, doors, at_once=2):
+        await until(lambda: source.intake.committable() == {("in", 0): 40})
+    assert broker.log == numbers(0, 40)  # the letter holds the original value
+
+
+async def test_neither_ticks_nor_assignments_come_while_batches_are_in_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor is an agent told that all is acknowledged while another batch is in process."""
+    monkeypatch.setattr(delivery, "TICK_SECONDS", 0.01)
+    source, broker, doors = Source(), Broker(at_once=True), Doors()
+    seen: list[tuple[str, int]] = []
+
+    async def tick(now: float) -> Sequence[Out]:
+        seen.append(("tick", len(doors.inside)))
+        return []
+
+    async def assigned(partitions: frozenset[tuple[str, int]]) -> None:
+        seen.append(("assigned", len(doors.inside)))
+
+    def settle() -> None:
+        seen.append(("settle", len(doors.inside)))
+
+    more = {"tick": tick, "assigned": assigned, "settle": settle}
+    async with delivering(source, broker, doors, now=time.monotonic, at_once=2, **more):
+        await until(lambda: len(doors.inside) == 2)
+        before = list(seen)
+        await asyncio.sleep(0.05)
+        assert seen == before
+        source.assign()
+        await asyncio.sleep(0.02)
+        assert seen == before
+        doors.let(*range(40))
+        await until(lambda: source.intake.committable() == {("in", 0): 40})
+        await until(lambda: seen.count(("assigned", 0)) == 2)
+    assert {inside for _, inside in seen} == {0}
+    assert ("tick", 0) in seen
+
+
+async def test_what_is_in_process_when_a_batch_is_given_up_comes_again() -> None:
+    """The second was processed already, and must not be sent over the gap."""
+    source, broker, doors = Source(), Broker(), Doors()
+    async with delivering(source, broker, doors, at_once=2):
+        doors.let(0)
+        await until(lambda: broker.waiting and doors.inside == [b"10", b"20"])
+        broker.answer(error=TooLarge("the broker refused a record"))
+        broker.at_once = True
+        doors.let(*range(40))
+        await until(lambda: source.restarts == 1)
+        await until(lambda: source.intake.committable() == {("in", 0): 40})
+    assert broker.log == numbers(0, 40)
+
+
+async def test_both_batches_in_process_come_again_after_a_cancellation() -> None:
+    source, broker, doors = Source(), Broker(), Doors()
+    async with delivering(source, broker, doors, at_once=2):
+        await until(lambda: len(doors.inside) == 2)
+    assert doors.inside == []
+    assert await source.intake.wait_idle(0.0)
+    assert source.intake.committable() == {}
