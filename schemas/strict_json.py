@@ -76,7 +76,11 @@ def _refused(value: bytes, reason: str) -> SchemaError:
         value.decode("utf-8")
     except UnicodeDecodeError as error:
         return SchemaError(f"not UTF-8 at byte {error.start}")
-    hint = "; numbers must be finite" if b"NaN" in value or b"Infinity" in value else ""
+    hint = ""
+    if "hex escape" in reason and (b"\\ud" in value or b"\\uD" in value):
+        hint = "; surrogate escapes must pair"
+    elif b"NaN" in value or b"Infinity" in value:
+        hint = "; numbers must be finite"
     return SchemaError(f"not JSON: {reason[: 2 * SHOWN]}{hint}")
 
 

@@ -30,9 +30,9 @@ from nnsec.suite import Scored
 
 TABLES = ("registry", "models", "trust")
 """What the process needs of the configuration; it holds no secret of Kafka's."""
-MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-"""Of glibc's allocator: what a batch took is kept for the next one. Else each batch gives megabytes
-back to the system and waits for as many empty pages: a quarter of the time of a forward pass."""
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+"""Of glibc's allocator: what a batch took is kept for the next one, instead of giving it back to
+the system and waiting for as many empty pages. An older glibc refuses a first bound over 32 MiB."""
 _GRACE = 5.0
 """Seconds in which the process may end by itself."""
 

@@ -93,6 +93,14 @@ def test_large_images_go_through_in_the_order_that_is_fastest() -> None:
     assert all(torch.equal(again[name], array) for name, array in module.state_dict().items())
 
 
+def test_a_model_of_volumes_is_taken_too() -> None:
+    """The order of weights is one of images; others keep theirs."""
+    module = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 6**3, 3))
+    spec = Input(shape=(1, 8, 8, 8))
+    network = Network(module, spec, device="cpu")
+    assert len(network.forward(_draw(spec, 5))) == 5
+
+
 def test_odd_widths_move_the_last_digit_at_most() -> None:
     """MKL computes a few small layers differently by the row's place; a float's precision stays."""
     torch.manual_seed(0)

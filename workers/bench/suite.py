@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils.memory_format import convert_conv2d_weight_memory_format
 
 from nnsec.detectors import Detector
 from nnsec.network import Forward, Network
@@ -129,8 +130,7 @@ def measure(
 
 def _line(suite: Suite, pool: NDArray[Any], batch: int, rounds: int, seconds: float) -> Line:
     network = suite.network
-    plain = copy.deepcopy(network.module)
-    plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain = as_written(network)
     through = suite.through(pool)
     usual = _batches(pool, through, batch, float(through.mean()))
     doubtful = _batches(pool, through, batch, IN_DOUBT)
@@ -150,6 +150,18 @@ def _line(suite: Suite, pool: NDArray[Any], batch: int, rounds: int, seconds: fl
         batch, float(bare), float(forward), float(whole), float(doubt), float(ratio),
         float(ratio_doubtful), _share(suite, usual), _share(suite, doubtful),
     )  # fmt: skip
+
+
+def as_written(network: Network) -> nn.Module:
+    """A copy of the model as users have it: weights in the usual order, and nothing hooked on.
+
+    What is hooked on keeps the features' candidates of each pass until `Network` runs the next.
+    """
+    plain = copy.deepcopy(network.module)
+    for layer in plain.modules():
+        layer._forward_pre_hooks.clear()  # noqa: SLF001 - there is no public way to all of them
+    convert_conv2d_weight_memory_format(plain, torch.contiguous_format)
+    return plain
 
 
 def _bare(plain: nn.Module, network: Network, x: NDArray[Any]) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from nnsec import settings as configuration
 from nnsec.network import Network
@@ -24,6 +25,7 @@ from streams.score import expected_models
 from streams.sluice import Options, Out, Record, Sluice, Stateless
 from workers.bench.contestants.ours import App
 from workers.bench.contestants.work import COMMIT_SECONDS, HEADERS, Clock, Task
+from workers.bench.suite import as_written
 
 _HEADERS = tuple(HEADERS)
 
@@ -33,6 +35,7 @@ async def main() -> None:
     task = Task.told()
     settings = configuration.load(task.config)
     network = Checkpoints(settings).get(task.model, 1).network
+    plain = as_written(network)
     decode = partial(
         decode_request, models=expected_models(settings), limits=settings.limits,
         default_model=task.model,
@@ -52,7 +55,7 @@ async def main() -> None:
         ]
         inputs = [one.x for one in found if isinstance(one, Request)]
         x = np.concatenate(inputs)
-        best = await asyncio.get_running_loop().run_in_executor(device, _predict, network, x)
+        best = await asyncio.get_running_loop().run_in_executor(device, _predict, plain, network, x)
         clock.note(len(x), sum(len(record.value or b"") for record in records))
         if clock.ended:
             ended.set()
@@ -71,9 +74,9 @@ async def main() -> None:
     await app.stop()
 
 
-def _predict(network: Network, x: Any) -> Any:
+def _predict(plain: nn.Module, network: Network, x: Any) -> Any:
     with torch.inference_mode():
-        return network.module(network.scale(x)).argmax(1).cpu().numpy()
+        return plain(network.scale(x)).argmax(1).cpu().numpy()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer
 from nnsec import settings as configuration
 from streams.checkpoints import Checkpoints
 from workers.bench.contestants.work import COMMIT_SECONDS, Clock, Task
+from workers.bench.suite import as_written
 
 
 async def main() -> None:
@@ -27,8 +28,7 @@ async def main() -> None:
     shape = settings.models[task.model].input.shape
     width = int(np.prod(shape))
     network = Checkpoints(settings).get(task.model, 1).network
-    # As users have it; the monitor orders large images' weights anew.
-    network.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain = as_written(network)
     consumer = AIOKafkaConsumer(
         task.topic, bootstrap_servers=task.servers, group_id=f"loop-{time.time_ns()}",
         enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=10,
@@ -43,7 +43,7 @@ async def main() -> None:
             continue
         if "idle" not in task.how:
             tails = [_tail(value, task.each * width) for value in values]
-            _predict(network, np.concatenate(tails), shape)
+            _predict(plain, network, np.concatenate(tails), shape)
         clock.note(task.each * len(values), sum(map(len, values)))
         if clock.ended or time.monotonic() >= due:
             due = time.monotonic() + COMMIT_SECONDS
@@ -57,10 +57,10 @@ def _tail(value: bytes, size: int) -> Any:
     return np.frombuffer(value, np.uint8, offset=len(value) - size)
 
 
-def _predict(network: Any, x: Any, shape: tuple[int, ...]) -> None:
+def _predict(plain: Any, network: Any, x: Any, shape: tuple[int, ...]) -> None:
     with torch.inference_mode():
         scaled = network.scale(x.reshape(-1, *shape))
-        network.module(scaled).argmax(1).cpu().numpy()
+        plain(scaled).argmax(1).cpu().numpy()
 
 
 if __name__ == "__main__":
