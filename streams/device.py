@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -30,9 +29,6 @@ from nnsec.suite import Scored
 
 TABLES = ("registry", "models", "trust")
 """What the process needs of the configuration; it holds no secret of Kafka's."""
-MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-"""Of glibc's allocator: what a batch took is kept for the next one, instead of giving it back to
-the system and waiting for as many empty pages. An older glibc refuses a first bound over 32 MiB."""
 _GRACE = 5.0
 """Seconds in which the process may end by itself."""
 
@@ -154,9 +150,7 @@ class Device:
             command = [sys.executable, "-m", "streams.device_process", *map(str, numbers)]
             try:
                 # In a group of its own: Ctrl-C is for those who read and write, it ends with them.
-                self._process = subprocess.Popen(
-                    command, env={**MEMORY, **os.environ}, pass_fds=numbers, process_group=0
-                )
+                self._process = subprocess.Popen(command, pass_fds=numbers, process_group=0)
                 orders.send_bytes(self._tables)
             except OSError as error:
                 raise TransientError(f"the process that runs models: {error}") from error

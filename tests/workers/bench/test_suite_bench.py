@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from nnsec import detectors
+from nnsec.network import Network
+from nnsec.settings import Input
 from nnsec.splits import Splits
 from nnsec.suite import Suite
 from workers.bench import suite as bench
-from workers.bench.suite import Line, Report, measure
+from workers.bench.suite import Line, Report, as_written, measure
 from workers.cli import app
 from workers.demo.material import Material
 
@@ -94,3 +98,19 @@ def test_the_command_shows_tables_and_writes_json(
     figures = json.loads((tmp_path / "suite.json").read_text())
     assert figures["lines"][0]["ratio"] == 0.667
     assert figures["detectors"] == {"energy": 0.25}
+
+
+def test_the_bare_model_has_nothing_of_ours_on_it() -> None:
+    """Else it kept the inputs of all layers of every pass, and lost to us for that."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
+    network = Network(module, Input(shape=(1, 16, 16)), device="cpu")
+    plain = as_written(network)
+    x = np.zeros((2, 1, 16, 16), np.float32)
+    with torch.inference_mode():
+        found = plain(network.scale(x))
+    assert torch.allclose(found, network.forward(x).logits, atol=1e-6)
+    plain(network.scale(x))
+    assert network._seen == []
+    assert plain[2].weight.is_contiguous()  # type: ignore[index]
+    assert not network.module[2].weight.is_contiguous()  # type: ignore[index]
