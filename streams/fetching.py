@@ -60,6 +60,14 @@ class Options:
     batch_bytes: int = BATCH_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a group goes on in a partition, and the first offset that its log still holds."""
+
+    offset: int
+    first: int
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Owns the aiokafka consumer."""
 
@@ -144,19 +152,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             consumer.seek(TopicPartition(*where), offset)
         self.epoch = epoch
 
-    async def beginnings(self) -> dict[Where, int]:
-        """Find the offset to begin at in each partition that is held."""
+    async def beginnings(self) -> dict[Where, Beginning]:
+        """Find where to begin in each partition that is held."""
         return await self.call_thread(self._beginnings)  # type: ignore[no-any-return]
 
-    async def _beginnings(self) -> dict[Where, int]:
+    async def _beginnings(self) -> dict[Where, Beginning]:
         consumer = self._ensure_consumer()
-        found: dict[Where, int] = {}
-        for tp in consumer.assignment():
+        held = consumer.assignment()
+        firsts = await consumer.beginning_offsets(held) if held else {}
+        found: dict[Where, Beginning] = {}
+        for tp in held:
             committed = await consumer.committed(tp)
-            if committed is None:
-                # The partition is younger than the group, so all of it is new.
-                committed = (await consumer.beginning_offsets([tp]))[tp]
-            found[tp.topic, tp.partition] = committed
+            # Without one the partition is younger than the group, so all of it is new.
+            offset = firsts[tp] if committed is None else committed
+            found[tp.topic, tp.partition] = Beginning(offset, firsts[tp])
         return found
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:

@@ -25,7 +25,7 @@ from faust.types import TP
 
 from nnsec.adapters.clients import RETRY_SECONDS, outage
 from streams import metrics
-from streams.fetching import POLL_SECONDS, ConsumerThread, Options
+from streams.fetching import POLL_SECONDS, Beginning, ConsumerThread, Options
 from streams.intake import Intake, Where
 
 ROOM_BATCHES = 8
@@ -47,6 +47,7 @@ class Consumer(driver.Consumer):
         )
         self.role = self.transport.role
         self.stopped_partitions: dict[Where, str] = {}
+        self._begun: Mapping[Where, Beginning] = {}
         self._placing: asyncio.Task[None] | None = None
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -128,7 +129,7 @@ class Consumer(driver.Consumer):
     async def _set_positions(self) -> None:
         while True:
             try:
-                offsets = await self._thread.beginnings()
+                self._begun = await self._thread.beginnings()
             except (KafkaError, AssertionError) as error:
                 outage.away(error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -136,6 +137,7 @@ class Consumer(driver.Consumer):
                 break
         self.stopped_partitions.clear()
         metrics.STOPPED.labels(self.role).set(0)
+        offsets = {where: begun.offset for where, begun in self._begun.items()}
         await self._thread.place(self.intake.void(), offsets)
         self.intake.admit(frozenset(offsets))
 
@@ -146,9 +148,24 @@ class Consumer(driver.Consumer):
             await self.perform_seek()
 
     async def rewind(self, offsets: Mapping[Where, int]) -> None:
-        """Read again from offsets that an agent names, of partitions that it holds."""
+        """Begin at offsets that an agent names, before it was handed anything of an assignment.
+
+        All other partitions begin where they did, as what was read of them meanwhile is dropped.
+        """
         self.intake.close()
-        await self._thread.place(self.intake.void(), offsets)
+        places = {where: begun.offset for where, begun in self._begun.items()}
+        for where, offset in offsets.items():
+            begun = self._begun[where]
+            if offset < begun.first <= begun.offset:
+                logger.warning(
+                    "%s: %s/%d goes on at %d, as committed: the log begins at %d now, after the %d "
+                    "that its state is of", self.app.conf.id, *where, begun.offset, begun.first,
+                    offset,
+                )  # fmt: skip
+                continue
+            places[where] = offset
+            self.stopped_partitions.pop(where, None)
+        await self._thread.place(self.intake.void(), places)
         self.intake.resume()
 
     # --- committing ---

@@ -295,6 +295,23 @@ async def test_an_agent_names_where_it_begins(quick: Settings) -> None:
         assert sorted(await echoed(quick, 3)) == [b"v1", b"v5", b"v6"]
 
 
+async def test_partitions_that_an_agent_does_not_name_begin_where_they_did(quick: Settings) -> None:
+    """What was read of them before it named others comes to it all the same."""
+    async with kafka.Positions(quick, "echo", (TOPIC,)) as positions:
+        await positions.commit({(TOPIC, n): 1 for n in range(PARTITIONS)})
+    sent = await send(quick, numbers(40))
+    agent = Echo(begin={(TOPIC, 1): 0})
+    assigned = agent.assigned
+
+    async def slow(partitions: frozenset[tuple[str, int]]) -> Mapping[tuple[str, int], int] | None:
+        await asyncio.sleep(1.0)  # state takes its time to be read, and records are fetched
+        return await assigned(partitions)
+
+    agent.assigned = slow  # type: ignore[method-assign]
+    async with member(quick, agent):
+        assert set(await echoed(quick, 37)) == set(sent) - {b"v0", b"v2", b"v3"}
+
+
 async def test_ticks_are_published(quick: Settings) -> None:
     """Time alone leads to records too."""
     agent = Echo(ticks=[Out("scores", b"tick")])
