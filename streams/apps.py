@@ -16,6 +16,7 @@ from faust.tables.manager import TableManager
 
 from nnsec.adapters.clients import client_options, patient_wait_ms, topic_name
 from nnsec.settings import Settings
+from streams import integrity
 from streams.agent import Agent
 from streams.delivery import Submit
 from streams.poison import dead_letter
@@ -107,8 +108,8 @@ class Role:
         sluice = self._sluice
         if sluice is None or sluice.delivery is None or not sluice.delivery.settled:
             return (f"{role}: no partitions assigned yet",)
-        stopped = sluice.consumer.stopped_partitions
-        return tuple(f"{role}: stopped {t}/{p}: {why}" for (t, p), why in stopped.items())
+        stops = sluice.consumer.stops.values()
+        return tuple(f"{role}: stopped {stop.topic}/{stop.partition}: {stop}" for stop in stops)
 
     def _build(self) -> Any:
         kafka = self._settings.kafka
@@ -144,6 +145,7 @@ class Role:
             ),
             submit=self._submit,
             bury=partial(dead_letter, self._settings, self._logs),
+            notice=partial(integrity.alerts, self._settings, self._logs, self.agent.role),
             prefix=kafka.prefix,
         )
         return app

@@ -163,7 +163,8 @@ class Delivery:
         if intake.epoch != epoch:
             return
         try:
-            outs = await self.agent.tick(self._now())
+            now = self._now()
+            outs = [*await self.agent.tick(now), *self._source.notices(now)]
             if outs and await (await self._submit(outs, lambda: intake.epoch != epoch)):
                 self._count(outs)
         except Exception as error:  # noqa: BLE001 - an agent may raise anything

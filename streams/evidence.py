@@ -98,7 +98,14 @@ class EvidenceAgent:
         sent = {dict(record.headers).get("ce_id") async for record in self._read("alerts", None)}
         found: list[Out] = []
         start = {number: self._offsets.get(number, -1) + 1 for number in partitions}
+        expected = dict(start)
         async for record in self._read("summaries", start):
+            if 0 < expected.pop(record.partition, 0) < record.offset:
+                logger.warning(
+                    "summaries/%d begins at %d now, after the %d that the evidence is of: what lay "
+                    "between does not count", record.partition, record.offset,
+                    start[record.partition],
+                )  # fmt: skip
             try:
                 summary = Summary.decode(record.value)
                 reference = await self._reference(summary)

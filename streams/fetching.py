@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +167,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             offset = firsts[tp] if committed is None else committed
             found[tp.topic, tp.partition] = Beginning(offset, firsts[tp])
         return found
+
+    async def edges(self, places: Iterable[TP]) -> dict[TP, tuple[int, int]]:
+        """Find the first offset in the log of each partition, and the one after its last."""
+        return await self.call_thread(self._edges, tuple(places))  # type: ignore[no-any-return]
+
+    async def _edges(self, places: Sequence[TP]) -> dict[TP, tuple[int, int]]:
+        consumer = self._ensure_consumer()
+        firsts = await consumer.beginning_offsets(places)
+        ends = await consumer.end_offsets(places)
+        return {tp: (firsts[tp], ends[tp]) for tp in places}
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit; that another member holds the partition, or nobody answers, is no crash."""

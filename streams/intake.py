@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from nnsec.adapters.records import Out
+
 Where = tuple[str, int]
 """Topic as Kafka names it, and partition."""
 
@@ -252,4 +254,8 @@ class Source(Protocol):
 
     async def restart(self) -> None:
         """Read again from what is committed, under a new assignment."""
+        ...
+
+    def notices(self, now: float) -> Sequence[Out]:
+        """What is to be written about partitions that cannot be read, at a time (s since 1970)."""
         ...

@@ -42,7 +42,7 @@ from nnsec.adapters.records import Out, Record
 from streams.agent import Agent
 from streams.delivery import Bury, Delivery, Submit
 from streams.fetching import Options
-from streams.transport import Consumer, Transport
+from streams.transport import Consumer, Notice, Transport
 
 __all__ = ["Options", "Out", "Record", "Sluice", "Stateless"]
 
@@ -98,6 +98,9 @@ class Sluice:
         Writes records; by default a producer of the sluice's own.
     bury:
         Makes the dead letter of a record that cannot pass; by default `letter`.
+    notice:
+        Makes what is written about a partition whose offset is not in its log any more, once a
+        minute; by default nothing, as the log and the metric say it.
     prefix:
         What Kafka's names of topics begin with, and the agent's do not.
     """
@@ -110,6 +113,7 @@ class Sluice:
         options: Options | None = None,
         submit: Submit | None = None,
         bury: Bury | None = None,
+        notice: Notice = lambda stop, now: (),  # noqa: ARG005
         prefix: str = "",
     ) -> None:
         self._app = app
@@ -117,6 +121,7 @@ class Sluice:
         self._options = options or read_options(app)
         self._submit = submit
         self._bury = bury or letter
+        self._notice = notice
         self._prefix = prefix
         self.delivery: Delivery | None = None
         """While the app runs."""
@@ -137,8 +142,9 @@ class Sluice:
     def _attach(self) -> None:
         app = self._app
         app.transport = Transport(
-            app.conf.broker_consumer, app, options=self._options, role=self._agent.role
-        )
+            app.conf.broker_consumer, app, options=self._options, role=self._agent.role,
+            notice=self._notice,
+        )  # fmt: skip
         names = [self._prefix + name for name in self._agent.topics]
         topic = app.topic(*names, key_serializer="raw", value_serializer="raw")
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.errors import (
@@ -24,6 +26,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from nnsec.adapters.clients import RETRY_SECONDS, outage
+from nnsec.adapters.records import Out
 from streams import metrics
 from streams.fetching import POLL_SECONDS, Beginning, ConsumerThread, Options
 from streams.intake import Intake, Where
@@ -31,7 +34,48 @@ from streams.intake import Intake, Where
 ROOM_BATCHES = 8
 """Batches that may wait in the queue; it is filled again when half of them are gone."""
 
+NOTICE_SECONDS = 60.0
+"""What is to be written about a partition that stands still is written so often."""
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Stop:
+    """A partition that is not read on, because the log does not hold the offset to go on at.
+
+    Parameters
+    ----------
+    topic:
+        As Kafka names it.
+    offset:
+        Where the group would go on.
+    first, end:
+        First offset of the log when it stopped, and the one after its last.
+    since:
+        When it stopped (s since 1970).
+    told:
+        How often it was written about.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    first: int
+    end: int
+    since: float
+    told: int = 0
+
+    def __str__(self) -> str:
+        """What is wrong, for people."""
+        if self.offset < self.first:
+            lost = self.first - self.offset
+            return f"offset {self.offset} is gone: the log begins at {self.first}, {lost} later"
+        return f"offset {self.offset} is past the log, which ends at {self.end}"
+
+
+Notice = Callable[[Stop, float], Sequence[Out]]
+"""What is to be written about a partition that stands still, at a time (s since 1970)."""
 
 
 class Consumer(driver.Consumer):
@@ -46,7 +90,7 @@ class Consumer(driver.Consumer):
             options.max_batch * ROOM_BATCHES, options.room_bytes, options.batch_bytes
         )
         self.role = self.transport.role
-        self.stopped_partitions: dict[Where, str] = {}
+        self.stops: dict[Where, Stop] = {}
         self._begun: Mapping[Where, Beginning] = {}
         self._placing: asyncio.Task[None] | None = None
 
@@ -71,7 +115,7 @@ class Consumer(driver.Consumer):
             except ConsumerStoppedError:
                 return
             except OffsetOutOfRangeError as error:
-                self._refuse(error)
+                await self._refuse(error)
             except NoOffsetForPartitionError:
                 continue  # `_set_positions` gives it one
             except KafkaError as error:
@@ -83,20 +127,32 @@ class Consumer(driver.Consumer):
                 self.intake.put(epoch, found)
 
     def _runs(self, tp: TP) -> bool:
-        return (tp.topic, tp.partition) not in self.stopped_partitions
+        return (tp.topic, tp.partition) not in self.stops
 
-    def _refuse(self, error: OffsetOutOfRangeError) -> None:
-        for tp, offset in error.args[0].items():
-            self._stop_partition((tp.topic, tp.partition), f"offset {offset} is outside the log")
-
-    def _stop_partition(self, where: Where, reason: str) -> None:
-        if where not in self.stopped_partitions:
-            self.stopped_partitions[where] = reason
-            metrics.STOPPED.labels(self.role).set(len(self.stopped_partitions))
+    async def _refuse(self, error: OffsetOutOfRangeError) -> None:
+        offsets: Mapping[TP, int] = error.args[0]
+        try:
+            edges = await self._thread.edges(offsets)
+        except KafkaError as away:
+            outage.away(away)
+            return  # the next fetch finds the same
+        for tp, offset in offsets.items():
+            stop = Stop(tp.topic, tp.partition, offset, *edges[tp], since=time.time())
+            self.stops[tp.topic, tp.partition] = stop
+            metrics.STOPPED.labels(self.role).set(len(self.stops))
             logger.error(
-                "%s: stopped reading %s/%d, %s: records were lost or the topic was made anew; "
-                "reset the group's offset on purpose to go on", self.app.conf.id, *where, reason,
+                "%s: stopped reading %s/%d, %s; reset the group's offset on purpose to go on",
+                self.app.conf.id, tp.topic, tp.partition, stop,
             )  # fmt: skip
+
+    def notices(self, now: float) -> list[Out]:
+        """What is to be written about partitions that stand still, as long as they do."""
+        found: list[Out] = []
+        for stop in self.stops.values():
+            if now - stop.since >= stop.told * NOTICE_SECONDS:
+                found += self.transport.notice(stop, now)
+                stop.told += 1
+        return found
 
     # --- rebalances ---
 
@@ -135,11 +191,16 @@ class Consumer(driver.Consumer):
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 break
-        self.stopped_partitions.clear()
-        metrics.STOPPED.labels(self.role).set(0)
+        self._forget(self.stops)
         offsets = {where: begun.offset for where, begun in self._begun.items()}
         await self._thread.place(self.intake.void(), offsets)
         self.intake.admit(frozenset(offsets))
+
+    def _forget(self, places: Iterable[Where]) -> None:
+        """Read partitions again that stood still, for they begin elsewhere."""
+        for where in tuple(places):
+            self.stops.pop(where, None)
+        metrics.STOPPED.labels(self.role).set(len(self.stops))
 
     async def restart(self) -> None:
         """Read again from what is committed, under a new assignment."""
@@ -164,7 +225,7 @@ class Consumer(driver.Consumer):
                 )  # fmt: skip
                 continue
             places[where] = offset
-            self.stopped_partitions.pop(where, None)
+        self._forget(offsets)
         await self._thread.place(self.intake.void(), places)
         self.intake.resume()
 
@@ -201,11 +262,14 @@ class Transport(driver.Transport):
     ----------
     role:
         Under which name its metrics are counted.
+    notice:
+        Makes what is written about partitions that stand still.
     """
 
     Consumer = Consumer
 
-    def __init__(self, url: Any, app: Any, *, options: Options, role: str) -> None:
+    def __init__(self, url: Any, app: Any, *, options: Options, role: str, notice: Notice) -> None:
         super().__init__(url, app)
         self.options = options
         self.role = role
+        self.notice = notice

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import pytest
@@ -19,120 +15,18 @@ from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings
 from schemas.dead_letter import decode_dead_letter
 from streams.runtime import Runtime, _until_drained, run
-
-TOPIC = "labels"
-PARTITIONS = 4
-WAIT = 30.0
-
-
-@dataclass
-class Echo:
-    """Publishes each record again, unless told to do otherwise."""
-
-    role: str = "echo"
-    topics: tuple[str, ...] = (TOPIC,)
-    before: Callable[[Sequence[Record]], None] = lambda records: None
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-    batches: list[list[bytes]] = field(default_factory=list)
-    held: list[frozenset[tuple[str, int]]] = field(default_factory=list)
-    begin: Mapping[tuple[str, int], int] | None = None
-    ticks: list[Out] = field(default_factory=list)
-    refusals: list[Exception] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.gate.set()
-
-    async def assigned(
-        self, partitions: frozenset[tuple[str, int]]
-    ) -> Mapping[tuple[str, int], int] | None:
-        if self.refusals:
-            raise self.refusals.pop()
-        self.held.append(partitions)
-        return self.begin
-
-    async def process(self, records: Sequence[Record]) -> Sequence[Out]:
-        self.batches.append([record.value or b"" for record in records])
-        await self.gate.wait()
-        self.before(records)
-        return [Out("scores", record.value, record.key) for record in records]
-
-    async def tick(self, now: float) -> Sequence[Out]:
-        if self.refusals:
-            raise self.refusals.pop()
-        outs, self.ticks = self.ticks, []
-        return outs
-
-
-@pytest.fixture
-async def quick(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings with small batches and short sessions, and the topics declared."""
-    monkeypatch.chdir(tmp_path)
-    changed = settings.kafka.model_copy(
-        update={"session_timeout": 2.0, "max_batch": 16, "drain_seconds": 8.0}
-    )
-    found = settings.model_copy(update={"kafka": changed})
-    await kafka.declare(found, now=datetime.now(UTC))
-    return found
-
-
-@pytest.fixture
-async def apache(quick: Settings, kafka_address: str) -> Settings:
-    """The same on Apache Kafka; the embedded broker does not say that an offset is out of range."""
-    changed = quick.kafka.model_copy(update={"bootstrap_servers": kafka_address})
-    found = quick.model_copy(update={"kafka": changed})
-    await kafka.declare(found, now=datetime.now(UTC))
-    return found
-
-
-@pytest.fixture
-def kafka_address(request: pytest.FixtureRequest) -> str:
-    address: str = request.getfixturevalue("kafka")
-    return address
-
-
-@asynccontextmanager
-async def member(settings: Settings, agent: Echo) -> AsyncIterator[Runtime]:
-    """One process of the streams, ready, and drained at the end."""
-    stop, runtime = asyncio.Event(), Runtime(settings, (), [agent])
-    task = asyncio.create_task(runtime.run(stop))
-    try:
-        await until(lambda: agent.held and not runtime.problems())
-        yield runtime
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, WAIT)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(WAIT):
-        while not condition():  # noqa: ASYNC110 - the condition is the code under test
-            await asyncio.sleep(0.02)
-
-
-async def send(settings: Settings, values: Sequence[bytes]) -> list[bytes]:
-    outs = [Out(TOPIC, v, v, partition=i % PARTITIONS) for i, v in enumerate(values)]
-    async with kafka.publisher(settings) as publish:
-        await publish(*outs)
-    return list(values)
-
-
-async def echoed(settings: Settings, count: int) -> list[bytes]:
-    """What came out, once there are so many different values."""
-    async with asyncio.timeout(WAIT):
-        while True:
-            found = [r.value or b"" async for r in kafka.read_to_end(settings, ("scores",))]
-            if len(set(found)) >= count:
-                return found
-            await asyncio.sleep(0.05)
-
-
-async def lag(settings: Settings, role: str = "echo") -> int:
-    async with kafka.Positions(settings, role, (TOPIC,)) as positions:
-        return sum(bounds.lag for bounds in (await positions.read()).values())
-
-
-def numbers(count: int, prefix: str = "v") -> list[bytes]:
-    return [f"{prefix}{i}".encode() for i in range(count)]
+from tests.streams.echo import (
+    PARTITIONS,
+    TOPIC,
+    WAIT,
+    Echo,
+    echoed,
+    lag,
+    member,
+    numbers,
+    send,
+    until,
+)
 
 
 async def test_what_raises_for_a_while_loses_nothing(quick: Settings) -> None:
@@ -355,23 +249,3 @@ async def test_there_is_no_such_role(quick: Settings) -> None:
     """It is said before anything is started."""
     with pytest.raises(ConfigError, match="no role 'scor'"):
         await run(quick, ["scor"])
-
-
-@pytest.mark.kafka
-async def test_an_offset_outside_the_log_stops_its_partition(apache: Settings) -> None:
-    """It is never reset silently: readiness says which and why, the others go on."""
-    async with kafka.Positions(apache, "echo", (TOPIC,)) as positions:
-        await positions.commit({(TOPIC, n): 50 if n == 2 else 0 for n in range(PARTITIONS)})
-    stop, runtime = asyncio.Event(), Runtime(apache, (), [Echo()])
-    task = asyncio.create_task(runtime.run(stop))
-    try:
-        sent = await send(apache, numbers(12))
-        found = await echoed(apache, 9)
-        assert sorted(found) == sorted(v for i, v in enumerate(sent) if i % PARTITIONS != 2)
-        name = kafka.topic_name(apache, TOPIC)
-        await until(lambda: runtime.problems())
-        assert runtime.problems() == (f"echo: stopped {name}/2: offset 50 is outside the log",)
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, WAIT)
-    assert await lag(apache) == 3 - 50

@@ -276,6 +276,21 @@ async def test_a_damaged_or_foreign_snapshot_is_not_used(world: World, how: str)
     assert await again.tick(1.0) == []
 
 
+async def test_summaries_deleted_behind_a_snapshot_are_spoken_of(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is there counts; what is gone is never passed over in silence."""
+    agent = await world.started()
+    await agent.process(attack(world)[:4])
+    await agent.tick(10.0)
+    world.write(await agent.tick(11.0))
+    assert (await world.started())._offsets == {0: 12}
+    assert not caplog.text
+    world.topics["summaries"] = world.topics["summaries"][6:]
+    assert (await world.started())._offsets == {0: 12}
+    assert "summaries/0 begins at 6 now, after the 4 that the evidence is of" in caplog.text
+
+
 async def test_over_a_broker(settings: Settings) -> None:
     """Snapshot and alerts are read from the topics, summaries only behind the snapshot."""
     logs = await kafka.declare(settings, now=datetime.now(UTC))

@@ -46,6 +46,9 @@ class Source:
     async def rewind(self, offsets: Mapping[Where, int]) -> None:
         raise AssertionError(offsets)
 
+    def notices(self, now: float) -> Sequence[Out]:
+        return ()
+
     async def restart(self) -> None:
         self.restarts += 1
         self.commit()

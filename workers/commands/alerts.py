@@ -125,7 +125,7 @@ def line(alert: Alert) -> Text:
         (f"{alert.severity:<8}", STYLES[alert.severity]), " ",
         (alert.threat, "bold"), f" by {alert.subject.kind} ",
         (_printable(alert.subject.id), "bold"),
-        _printable(f" on {alert.model} {alert.model_version}: {alert.explanation}"),
+        _printable(f" on {alert.model} {alert.model_version}".rstrip() + f": {alert.explanation}"),
         (f" (evidence {alert.evidence:.2f}, alert {alert.seq} of this episode)", "dim"),
     )  # fmt: skip
 
