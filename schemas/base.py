@@ -19,6 +19,8 @@ from schemas import strict_json
 from schemas.errors import SchemaError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_MS = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
+_LAST_MS = (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 MAX_OWN_BYTES = 16 * 1024 * 1024
 _RFC_3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:)(\d\d)(?:\.(\d{1,30}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -82,8 +84,15 @@ def format_time(value: datetime) -> str:
 
 
 def from_millis(milliseconds: int) -> datetime:
-    """Turn Kafka's milliseconds since 1970 into a time in UTC."""
-    seconds, rest = divmod(milliseconds, 1000)
+    """Turn Kafka's milliseconds since 1970 into a time in UTC.
+
+    Writers may stamp a record with any 64 bits, so what is outside the years that there are is the
+    nearest time that is inside.
+
+    >>> from_millis(-(2**62)).year, from_millis(2**62).year
+    (1, 9999)
+    """
+    seconds, rest = divmod(min(max(milliseconds, _FIRST_MS), _LAST_MS), 1000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest * 1000)
 
 

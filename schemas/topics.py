@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 DAY_MS = 24 * 3600 * 1000
@@ -31,7 +32,8 @@ class Topic:
     compact:
         Whether the newest record of each key is kept instead.
     log_append_time:
-        Whether the broker stamps the records (topics that users write).
+        Whether the broker stamps the records: topics that users write, and those whose readers
+        ask how old a record is.
     """
 
     name: str
@@ -43,8 +45,11 @@ class Topic:
     log_append_time: bool = False
 
 
+_stamped = partial(Topic, log_append_time=True)
+
+
 def _user(name: str, key: str, scale: Scale = "inputs") -> Topic:
-    return Topic(name, ("user",), key, scale, 7 * DAY_MS, log_append_time=True)
+    return _stamped(name, ("user",), key, scale, 7 * DAY_MS)
 
 
 TOPICS: dict[str, Topic] = {
@@ -52,7 +57,7 @@ TOPICS: dict[str, Topic] = {
     for topic in (
         _user("inference.inputs", "client"),
         _user("training.samples", "source"),
-        Topic("labels", ("user", "join"), "record id", "inputs", 7 * DAY_MS, log_append_time=True),
+        _stamped("labels", ("user", "join"), "record id", "inputs", 7 * DAY_MS),
         _user("federated.updates", "round", "control"),
         Topic("scores", ("score",), "record id", "inputs", 7 * DAY_MS),
         Topic("summaries", ("score", "screen", "join"), "model", "control", DAY_MS),
@@ -61,11 +66,11 @@ TOPICS: dict[str, Topic] = {
         Topic("alerts", ("evidence",), "model", "control", 90 * DAY_MS),
         Topic("incidents", ("correlate",), "incident id", "control", 365 * DAY_MS),
         Topic("actions", ("remediation",), "model", "control", 365 * DAY_MS),
-        Topic("commands", ("operator", "trainer"), "model", "control", 365 * DAY_MS),
-        Topic("models", ("remediation", "operator"), "model", "one"),
+        _stamped("commands", ("operator", "trainer"), "model", "control", 365 * DAY_MS),
+        _stamped("models", ("remediation", "operator"), "model", "one"),
         Topic("sources", ("remediation",), "source", "one"),
         Topic("training.revocations", ("remediation",), "revocation id", "one"),
-        Topic("models.status", ("stream",), "worker", "one", compact=True),
+        _stamped("models.status", ("stream",), "worker", "one", compact=True),
         Topic("state", ("owner",), "what it is the state of", "inputs", compact=True),
         Topic("meta", ("owner",), "topic", "one", compact=True),
         Topic("audit", ("all",), "writer", "control", 365 * DAY_MS),

@@ -74,6 +74,14 @@ def test_milliseconds_survive(milliseconds: int) -> None:
     assert parse_time(format_time(time)) == time
 
 
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_any_64_bits_are_a_time(milliseconds: int) -> None:
+    """A record's stamp is its writer's word: none ends whoever reads it."""
+    time = from_millis(milliseconds)
+    assert parse_time(format_time(time)) == time
+    assert abs(to_millis(time)) <= abs(milliseconds)
+
+
 def test_events_hold_no_number_that_is_not_finite() -> None:
     """Free figures that are not finite are written as null, since JSON has no NaN."""
     action = Action(

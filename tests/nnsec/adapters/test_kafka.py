@@ -96,7 +96,7 @@ def test_table_becomes_broker_settings(settings: Settings) -> None:
     assert config(settings, TOPICS["dead-letters"])["max.message.bytes"] == str(1048588 + 262144)
     assert config(small, TOPICS["dead-letters"])["max.message.bytes"] == str(1000 + 262144)
     assert config(small, TOPICS["labels"])["max.message.bytes"] == "1000"
-    assert config(settings, TOPICS["models"]) == {
+    assert config(settings, TOPICS["sources"]) == {
         "cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1",
     }  # fmt: skip
     assert partitions(settings, TOPICS["alerts"]) == 1
