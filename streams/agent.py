@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
@@ -13,6 +14,13 @@ from nnsec.settings import Settings
 if TYPE_CHECKING:
     from streams.checkpoints import Checkpoints
     from streams.control import Control
+
+
+Stale = Callable[[], bool]
+Submit = Callable[[Sequence[Out], Stale], Awaitable[asyncio.Future[bool]]]
+"""As `nnsec.adapters.outbox.Outbox.submit`."""
+Bury = Callable[[Record, Exception, int], Out]
+"""Makes the dead letter of a record that raised an error in so many attempts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,8 @@ class Agent(Protocol):
 
         The batch is acknowledged after all outputs were. If this raises, state must be as if it
         had not been called, for the batch is split to find the record that cannot pass; a
-        ``TransientError`` has the whole batch tried again until it passes.
+        ``TransientError`` has the whole batch tried again until it passes. Where an output is
+        larger than its topic takes, `assigned` comes first, and then the records one by one.
         """
         ...
 

@@ -17,8 +17,7 @@ from faust.tables.manager import TableManager
 from nnsec.adapters.clients import client_options, patient_wait_ms, topic_name
 from nnsec.settings import Settings
 from streams import integrity
-from streams.agent import Agent
-from streams.delivery import Submit
+from streams.agent import Agent, Submit
 from streams.poison import dead_letter
 from streams.sluice import Options, Sluice
 

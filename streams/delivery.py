@@ -12,18 +12,18 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
+from nnsec.adapters.outbox import TooLarge
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import TransientError
 from streams import metrics
-from streams.agent import Agent
+from streams.agent import Agent, Bury, Submit
 from streams.hands import Hands, Turn
-from streams.intake import Batch, Source
+from streams.intake import Batch, Source, record
 from streams.poison import error_class
-from streams.window import Flight, Window
+from streams.window import BATCHES, Flight, Window
 
 ATTEMPTS = 3
 """How often a record that is alone in its batch is tried before it becomes a dead letter."""
@@ -32,12 +32,6 @@ _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 2.0
 
 logger = logging.getLogger(__name__)
-
-Stale = Callable[[], bool]
-Submit = Callable[[Sequence[Out], Stale], Awaitable[asyncio.Future[bool]]]
-"""As `nnsec.adapters.outbox.Outbox.submit`."""
-Bury = Callable[[Record, Exception, int], Out]
-"""Makes the dead letter of a record that raised an error in so many attempts."""
 
 
 class Abandoned(Exception):  # noqa: N818 - no error: the records come again, here or elsewhere
@@ -87,6 +81,7 @@ class Delivery:
         self._serial = 0
         self._next_tick = 0.0
         self._retries = 0
+        self._singly = 0  # so many batches are of one record, to find one that leads to too much
         # An earlier delivery may have given up what it had in hand.
         self._broken = source.intake.assignment.serial > 0
 
@@ -126,8 +121,10 @@ class Delivery:
         # Only a backlog is worked at twice at once: else what comes later should join the batch.
         await (self._hands.room() if intake.plenty(self._max_batch) else self._hands.empty())
         await self._window.room()
-        batch = await intake.take(self._max_batch, TICK_SECONDS, self._serial)
+        limit = 1 if self._singly else self._max_batch
+        batch = await intake.take(limit, TICK_SECONDS, self._serial)
         if batch is not None:
+            self._singly -= bool(self._singly)
             self._hands.take(partial(self._guarded, batch))
 
     def _break(self) -> None:
@@ -163,8 +160,7 @@ class Delivery:
         if intake.epoch != epoch:
             return
         try:
-            now = self._now()
-            outs = [*await self.agent.tick(now), *self._source.notices(now)]
+            outs = [*await self.agent.tick(now := self._now()), *self._source.notices(now)]
             if outs and await (await self._submit(outs, lambda: intake.epoch != epoch)):
                 self._count(outs)
         except Exception as error:  # noqa: BLE001 - an agent may raise anything
@@ -208,15 +204,18 @@ class Delivery:
         metrics.BATCH_RECORDS.labels(role).observe(flight.records)
         metrics.BATCH_SECONDS.labels(role).observe(time.monotonic() - flight.began)
 
+    def _begin(self, flight: Flight) -> None:
+        if self._source.intake.stale(flight.batch):
+            raise Abandoned
+        alone = self._hands.count == 1 and not (self._window.flights or flight.futures)
+        if self._settle is not None and alone:
+            self._settle()
+
     async def _deliver(self, records: Sequence[Record], flight: Flight) -> None:
         """Process and publish; split what fails until the record that cannot pass is alone."""
         attempt = 0
         while True:
-            if self._source.intake.stale(flight.batch):
-                raise Abandoned
-            alone = self._hands.count == 1 and not (self._window.flights or flight.futures)
-            if self._settle is not None and alone:
-                self._settle()
+            self._begin(flight)
             try:
                 outs = await self.agent.process(records)
                 await self._send(outs, flight)
@@ -224,6 +223,9 @@ class Delivery:
                 raise
             except TransientError as error:
                 await self._wait("process", error)
+            except TooLarge as error:
+                await self._too_large(records, error, flight)
+                return
             except Exception as error:  # noqa: BLE001 - an agent may raise anything
                 attempt += 1
                 self._count_retry(error)
@@ -238,6 +240,17 @@ class Delivery:
             else:
                 self._retries = 0
                 return
+
+    async def _too_large(self, records: Sequence[Record], error: TooLarge, flight: Flight) -> None:
+        """Bury a record whose outputs a topic never takes; of several, find it first."""
+        if len(records) == 1:
+            self._singly = 0
+            await self._give_up(records[0], error, 1, flight)
+            return
+        logger.warning("%s: %s; its batch comes again record by record", self.agent.role, error)
+        self._singly = self._max_batch * (BATCHES + 1)
+        self._break()  # the agent has taken note of them, so its state must be taken up anew
+        raise Abandoned
 
     async def _give_up(
         self, record: Record, error: Exception, attempts: int, flight: Flight
@@ -285,11 +298,3 @@ class Delivery:
 
     def _count_retry(self, error: Exception) -> None:
         metrics.RETRIES.labels(self.agent.role, type(error).__name__).inc()
-
-
-def record(message: Any, prefix: str) -> Record:
-    """Convert what aiokafka read."""
-    return Record(
-        message.topic.removeprefix(prefix), message.partition, message.offset, message.timestamp,
-        message.key, message.value, tuple(message.headers),
-    )  # fmt: skip

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nnsec.adapters.records import Out
+from nnsec.adapters.records import Out, Record
 
 Where = tuple[str, int]
 """Topic as Kafka names it, and partition."""
@@ -55,6 +55,14 @@ def weight(message: Any) -> int:
     for name, content in message.headers:
         size += len(name) + len(content or b"")
     return size
+
+
+def record(message: Any, prefix: str) -> Record:
+    """Convert a message; its topic is without the prefix then."""
+    return Record(
+        message.topic.removeprefix(prefix), message.partition, message.offset, message.timestamp,
+        message.key, message.value, tuple(message.headers),
+    )  # fmt: skip
 
 
 class Intake:

@@ -39,8 +39,8 @@ from faust.transport.drivers import aiokafka as driver
 from nnsec.adapters.clients import closed, connected
 from nnsec.adapters.outbox import Outbox
 from nnsec.adapters.records import Out, Record
-from streams.agent import Agent
-from streams.delivery import Bury, Delivery, Submit
+from streams.agent import Agent, Bury, Submit
+from streams.delivery import Delivery
 from streams.fetching import Options
 from streams.transport import Consumer, Notice, Transport
 

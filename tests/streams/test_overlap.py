@@ -190,6 +190,43 @@ async def test_what_the_broker_refuses_late_comes_again_from_what_is_committed()
     assert set(broker.log) == set(numbers(0, 40))
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_an_agent_with_state_loses_nothing_beside_what_is_too_large(
+    late: bool,
+) -> None:
+    """It knows what it was given, and would say nothing of it if it were given it again.
+
+    Whether the size is known before it is sent, or learnt from the broker.
+    """
+    source, broker, known = Source(), Broker(at_once=True), set()
+    submit = broker.submit
+
+    async def learn(outs: Sequence[Out], stale: Callable[[], bool]) -> asyncio.Future[bool]:
+        large = [out for out in outs if len(out.value or b"") > 50]
+        future = await submit([out for out in outs if out not in large], stale)
+        if not large:
+            return future
+        await future
+        refused: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        refused.set_exception(TooLarge("the broker refused a record"))
+        return refused
+
+    async def assigned(partitions: frozenset[Where]) -> None:
+        known.clear()
+
+    async def once(records: Sequence[Record]) -> Sequence[Out]:
+        new = [record for record in records if record.offset not in known]
+        known.update(record.offset for record in new)
+        return [Out("out", r.value if r.offset != 17 else bytes(101)) for r in new]
+
+    if late:
+        broker.submit, broker.largest = learn, 1000  # type: ignore[method-assign]
+    async with delivering(source, broker, once, overlaps=False, assigned=assigned):
+        await until(lambda: source.intake.committable() == {("in", 0): 40})
+    assert set(broker.log) == set(numbers(0, 40))  # the dead letter is the record as it was
+    assert source.restarts == 1
+
+
 async def test_what_is_given_up_is_not_committed() -> None:
     """As after a rebalance: whoever holds the partition now gets it."""
     source, broker = Source(), Broker()

@@ -17,8 +17,7 @@ from aiokafka.record.memory_records import MemoryRecords
 
 from nnsec.adapters import outbox
 from nnsec.adapters.records import Out, Record
-from streams.delivery import record
-from streams.intake import Intake
+from streams.intake import Intake, record
 from workers.bench.contestants.work import HEADERS, MAX_BATCH, encode, verdict
 
 SIZE = 784
