@@ -53,6 +53,8 @@ class Delivery:
         Records in one batch at most.
     now:
         Seconds since 1970.
+    clock:
+        Seconds that never go back; ticks follow it.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Delivery:
         max_batch: int = 512,
         window: Window | None = None,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.agent = agent
         self._source = source
@@ -73,7 +76,7 @@ class Delivery:
         self._bury = bury
         self._prefix = prefix
         self._max_batch = max_batch
-        self._now = now
+        self._now, self._clock = now, clock
         self._overlaps = bool(getattr(agent, "overlaps", False))
         self._settle: Callable[[], None] | None = getattr(agent, "settle", None)
         self._window = window or Window()
@@ -115,8 +118,8 @@ class Delivery:
         if intake.open and intake.assignment.serial != self._serial:
             await self._assign()
             return
-        if intake.open and self._now() >= self._next_tick:
-            self._next_tick = self._now() + TICK_SECONDS
+        if intake.open and self._clock() >= self._next_tick:
+            self._next_tick = self._clock() + TICK_SECONDS
             await self._tick()
         # Only a backlog is worked at twice at once: else what comes later should join the batch.
         await (self._hands.room() if intake.plenty(self._max_batch) else self._hands.empty())
@@ -161,12 +164,16 @@ class Delivery:
             return
         try:
             outs = [*await self.agent.tick(now := self._now()), *self._source.notices(now)]
-            if outs and await (await self._submit(outs, lambda: intake.epoch != epoch)):
-                self._count(outs)
         except Exception as error:  # noqa: BLE001 - an agent may raise anything
             await self._wait("tick", error)
             return
-        self._retries = 0
+        try:
+            if outs and await (await self._submit(outs, lambda: intake.epoch != epoch)):
+                metrics.published(self.agent.role, Counter([out.topic for out in outs]))
+        except TooLarge as error:
+            await self._wait("tick", error)
+        else:
+            self._retries = 0
 
     async def _empty(self) -> None:
         """Wait until nothing is in process, or on its way."""
@@ -183,7 +190,8 @@ class Delivery:
             flight.records = len(records)
             await self._deliver(records, flight)
         except Abandoned:
-            logger.info("%s: gave up a batch after a rebalance", self.agent.role)
+            flight.given_up = True
+            logger.info("%s: gave up a batch", self.agent.role)
         except BaseException:
             self._source.intake.abandon()
             raise
@@ -198,8 +206,7 @@ class Delivery:
         if error is not None or flight.given_up or intake.stale(flight.batch):
             return
         intake.finish(flight.batch)
-        for topic, count in flight.outs.items():
-            metrics.OUTPUTS.labels(role, topic).inc(count)
+        metrics.published(role, flight.outs)
         metrics.RECORDS.labels(role).inc(flight.records)
         metrics.BATCH_RECORDS.labels(role).observe(flight.records)
         metrics.BATCH_SECONDS.labels(role).observe(time.monotonic() - flight.began)
@@ -218,14 +225,8 @@ class Delivery:
             self._begin(flight)
             try:
                 outs = await self.agent.process(records)
-                await self._send(outs, flight)
-            except Abandoned:
-                raise
             except TransientError as error:
                 await self._wait("process", error)
-            except TooLarge as error:
-                await self._too_large(records, error, flight)
-                return
             except Exception as error:  # noqa: BLE001 - an agent may raise anything
                 attempt += 1
                 self._count_retry(error)
@@ -239,7 +240,11 @@ class Delivery:
                     return
             else:
                 self._retries = 0
-                return
+                break
+        try:  # the agent has taken note of them, so what fails from here on has all begin again
+            await self._send(outs, flight)
+        except TooLarge as error:
+            await self._too_large(records, error, flight)
 
     async def _too_large(self, records: Sequence[Record], error: TooLarge, flight: Flight) -> None:
         """Bury a record whose outputs a topic never takes; of several, find it first."""
@@ -249,7 +254,7 @@ class Delivery:
             return
         logger.warning("%s: %s; its batch comes again record by record", self.agent.role, error)
         self._singly = self._max_batch * (BATCHES + 1)
-        self._break()  # the agent has taken note of them, so its state must be taken up anew
+        self._break()
         raise Abandoned
 
     async def _give_up(
@@ -279,10 +284,6 @@ class Delivery:
         for out in outs:
             if out.topic == "dead-letters":
                 metrics.DEAD_LETTERS.labels(self.agent.role, error_class(out)).inc()
-
-    def _count(self, outs: Sequence[Out]) -> None:
-        for topic, count in Counter([out.topic for out in outs]).items():
-            metrics.OUTPUTS.labels(self.agent.role, topic).inc(count)
 
     async def _wait(self, what: str, error: Exception) -> None:
         """Say so the first time, then wait longer each time."""

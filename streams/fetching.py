@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
@@ -68,15 +69,28 @@ class Beginning:
     first: int
 
 
+class Unreadable(Exception):  # noqa: N818 - no error of the program: what lies in the log is odd
+    """A partition holds what cannot be read at an offset, however often it is tried."""
+
+    def __init__(self, tp: TP, offset: int, reason: BaseException) -> None:
+        super().__init__(f"{tp.topic}/{tp.partition}/{offset}: {reason!r}")
+        self.tp = tp
+        self.offset = offset
+        self.reason = reason
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Owns the aiokafka consumer."""
 
     transport: Transport
     epoch = 0
+    _careful: set[TP]
+    """Partitions that are read record by record, as something in them could not be read."""
 
     async def on_start(self) -> None:
         """Connect, waiting for a broker that is away."""
         self.time_started = asyncio.get_running_loop().time()
+        self._careful = set()
         self._consumer = await connected(self._new_consumer)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
@@ -133,7 +147,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             with subscription.fetch_context():
                 # Without a timeout this never yields to the loop, so nobody seeks between
                 # reading and noting the epoch.
-                found = await fetcher.fetched_records(active, timeout=0, max_records=limit)
+                found = await self._read(active, limit)
             left = deadline - asyncio.get_running_loop().time()
             if found or left <= 0:
                 return self.epoch, found
@@ -141,6 +155,47 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             _, pending = await asyncio.wait([waiter], timeout=left)
             for future in pending:
                 future.cancel()
+
+    async def _read(self, active: set[TP], limit: int) -> dict[Any, list[Any]]:
+        """Read what has come, partition by partition.
+
+        One that cannot be read must not have aiokafka drop what it read of others before it. Read
+        record by record, it gives what lies before that, and only then it raises.
+        """
+        fetcher: Any = self._ensure_consumer()._fetcher  # noqa: SLF001
+        found: dict[Any, list[Any]] = {}
+        for tp in [tp for tp in fetcher._records if tp in active]:  # noqa: SLF001
+            fetched = isinstance(fetcher._records[tp], FetchResult)  # noqa: SLF001
+            part: list[Any] = []
+            try:
+                while tp in fetcher._records and limit:  # noqa: SLF001
+                    most = 1 if tp in self._careful else limit
+                    more = (await fetcher.fetched_records({tp}, 0, most)).get(tp, [])
+                    part += more
+                    limit -= len(more)
+                    if not more or most > 1:
+                        break
+                else:
+                    self._careful.discard(tp)
+            except Exception as error:
+                # Else aiokafka would go on behind the records that it has not given.
+                fetcher._records.pop(tp, None)  # noqa: SLF001
+                if not found and not part:
+                    if not fetched:
+                        raise  # what the broker said
+                    if tp in self._careful:
+                        raise Unreadable(tp, self._position(tp), error) from error
+                self._careful.add(tp)
+            if part:
+                found[tp] = part
+            if not limit:
+                break
+        return found
+
+    def _position(self, tp: TP) -> int:
+        subscription: Any = self._ensure_consumer()._subscription  # noqa: SLF001
+        found: int = subscription.subscription.assignment.state_value(tp).position
+        return found
 
     async def place(self, epoch: int, offsets: Mapping[Where, int]) -> None:
         """Set positions; all that is fetched from then on belongs to the epoch."""
@@ -168,15 +223,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             found[tp.topic, tp.partition] = Beginning(offset, firsts[tp])
         return found
 
-    async def edges(self, places: Iterable[TP]) -> dict[TP, tuple[int, int]]:
-        """Find the first offset in the log of each partition, and the one after its last."""
-        return await self.call_thread(self._edges, tuple(places))  # type: ignore[no-any-return]
+    async def edges(self, tp: TP) -> tuple[int, int, int]:
+        """Find a partition's position, the first offset in its log, and the one after its last."""
+        return await self.call_thread(self._edges, tp)  # type: ignore[no-any-return]
 
-    async def _edges(self, places: Sequence[TP]) -> dict[TP, tuple[int, int]]:
+    async def _edges(self, tp: TP) -> tuple[int, int, int]:
         consumer = self._ensure_consumer()
-        firsts = await consumer.beginning_offsets(places)
-        ends = await consumer.end_offsets(places)
-        return {tp: (firsts[tp], ends[tp]) for tp in places}
+        firsts = await consumer.beginning_offsets([tp])
+        ends = await consumer.end_offsets([tp])
+        return self._position(tp), firsts[tp], ends[tp]
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit; that another member holds the partition, or nobody answers, is no crash."""

@@ -12,7 +12,7 @@ from schemas.alert import Alert, Subject
 from schemas.base import from_millis
 from schemas.headers import event_headers
 from schemas.threats import atlas
-from streams.transport import Stop
+from streams.stops import Stop
 
 
 def alerts(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import Counter, Gauge, Histogram
 
 RECORDS = Counter("nnsec_records", "Records read", ["role"])
@@ -17,3 +19,9 @@ BATCH_RECORDS = Histogram(
 )
 PARTITIONS = Gauge("nnsec_partitions", "Partitions held", ["role"])
 STOPPED = Gauge("nnsec_stopped_partitions", "Partitions whose offset is not in the log", ["role"])
+
+
+def published(role: str, counts: Mapping[str, int]) -> None:
+    """Count records that were acknowledged, by topic."""
+    for topic, count in counts.items():
+        OUTPUTS.labels(role, topic).inc(count)

@@ -42,7 +42,8 @@ from nnsec.adapters.records import Out, Record
 from streams.agent import Agent, Bury, Submit
 from streams.delivery import Delivery
 from streams.fetching import Options
-from streams.transport import Consumer, Notice, Transport
+from streams.stops import Notice
+from streams.transport import Consumer, Transport
 
 __all__ = ["Options", "Out", "Record", "Sluice", "Stateless"]
 
@@ -207,12 +208,21 @@ _PORT = 9092
 def letter(record: Record, error: Exception, attempts: int) -> Out:
     """The dead letter of a record: as it was, with what is wrong in headers.
 
-    It goes to the topic's name with ``-dead-letters`` behind it.
+    It goes to the topic's name with ``-dead-letters`` behind it. A record of more than 512 KiB is
+    cut to the beginnings of its key and value, without its headers, so that the letter fits.
     """
     said = {
         "error": f"{type(error).__name__}: {error}"[:1024], "attempts": attempts,
         "topic": record.topic, "partition": record.partition, "offset": record.offset,
     }  # fmt: skip
+    key, value, more = record.key, record.value, record.headers
+    size = sum(len(part or b"") for part in (key, value, *(content for _, content in more)))
+    if size + sum(len(name) for name, _ in more) > _LETTER_BYTES:
+        said["cut"] = size
+        key, value, more = (key or b"")[:_KEPT_BYTES], (value or b"")[:_KEPT_BYTES], ()
     headers = tuple((f"dead-letter-{name}", str(value).encode()) for name, value in said.items())
-    name = f"{record.topic}-dead-letters"
-    return Out(name, record.value, record.key, (*record.headers, *headers))
+    return Out(f"{record.topic}-dead-letters", value, key, (*more, *headers))
+
+
+_LETTER_BYTES = 512 * 1024
+_KEPT_BYTES = 64 * 1024

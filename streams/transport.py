@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka.errors import (
@@ -28,54 +27,17 @@ from faust.types import TP
 from nnsec.adapters.clients import RETRY_SECONDS, outage
 from nnsec.adapters.records import Out
 from streams import metrics
-from streams.fetching import POLL_SECONDS, Beginning, ConsumerThread, Options
+from streams.fetching import POLL_SECONDS, Beginning, ConsumerThread, Options, Unreadable
 from streams.intake import Intake, Where
+from streams.stops import NOTICE_SECONDS, Notice, Stop
 
 ROOM_BATCHES = 8
 """Batches that may wait in the queue; it is filled again when half of them are gone."""
 
-NOTICE_SECONDS = 60.0
-"""What is to be written about a partition that stands still is written so often."""
+_SHOWN = 200
+"""Characters of an error of a client library that are repeated."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Stop:
-    """A partition that is not read on, because the log does not hold the offset to go on at.
-
-    Parameters
-    ----------
-    topic:
-        As Kafka names it.
-    offset:
-        Where the group would go on.
-    first, end:
-        First offset of the log when it stopped, and the one after its last.
-    since:
-        When it stopped (s since 1970).
-    told:
-        How often it was written about.
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    first: int
-    end: int
-    since: float
-    told: int = 0
-
-    def __str__(self) -> str:
-        """What is wrong, for people."""
-        if self.offset < self.first:
-            lost = self.first - self.offset
-            return f"offset {self.offset} is gone: the log begins at {self.first}, {lost} later"
-        return f"offset {self.offset} is past the log, which ends at {self.end}"
-
-
-Notice = Callable[[Stop, float], Sequence[Out]]
-"""What is to be written about a partition that stands still, at a time (s since 1970)."""
 
 
 class Consumer(driver.Consumer):
@@ -109,49 +71,61 @@ class Consumer(driver.Consumer):
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             try:
-                epoch, found = await self._thread.fetch(
-                    active, self.intake.room, gather=self.intake.busy
-                )
+                await self._fetch(active)
             except ConsumerStoppedError:
                 return
-            except OffsetOutOfRangeError as error:
-                await self._refuse(error)
-            except NoOffsetForPartitionError:
-                continue  # `_set_positions` gives it one
-            except KafkaError as error:
-                outage.away(error)
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                if found:
-                    outage.back()
-                self.intake.put(epoch, found)
+
+    async def _fetch(self, active: set[TP]) -> None:
+        """Queue what has come."""
+        try:
+            epoch, found = await self._thread.fetch(
+                active, self.intake.room, gather=self.intake.busy
+            )
+        except OffsetOutOfRangeError as error:
+            for tp, offset in error.args[0].items():
+                await self._stop(tp, offset)
+        except Unreadable as error:
+            await self._stop(error.tp, error.offset, f"{error.reason!r}")
+        except NoOffsetForPartitionError:
+            pass  # `_set_positions` gives it one
+        except ConsumerStoppedError:
+            raise
+        except KafkaError as error:
+            outage.away(error)
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            if found:
+                outage.back()
+            self.intake.put(epoch, found)
 
     def _runs(self, tp: TP) -> bool:
         return (tp.topic, tp.partition) not in self.stops
 
-    async def _refuse(self, error: OffsetOutOfRangeError) -> None:
-        offsets: Mapping[TP, int] = error.args[0]
+    async def _stop(self, tp: TP, offset: int, reason: str = "") -> None:
+        """Read a partition no more, unless positions were set anew meanwhile."""
+        epoch = self.intake.epoch
         try:
-            edges = await self._thread.edges(offsets)
-        except KafkaError as away:
-            outage.away(away)
+            position, first, end = await self._thread.edges(tp)
+        except (KafkaError, AssertionError) as error:
+            outage.away(error)
             return  # the next fetch finds the same
-        for tp, offset in offsets.items():
-            stop = Stop(tp.topic, tp.partition, offset, *edges[tp], since=time.time())
-            self.stops[tp.topic, tp.partition] = stop
-            metrics.STOPPED.labels(self.role).set(len(self.stops))
-            logger.error(
-                "%s: stopped reading %s/%d, %s; reset the group's offset on purpose to go on",
-                self.app.conf.id, tp.topic, tp.partition, stop,
-            )  # fmt: skip
+        if position != offset or self.intake.epoch != epoch:
+            return
+        stop = Stop(tp.topic, tp.partition, offset, first, end, time.time(), reason[:_SHOWN])
+        self.stops[tp.topic, tp.partition] = stop
+        metrics.STOPPED.labels(self.role).set(len(self.stops))
+        logger.error(
+            "%s: stopped reading %s/%d, %s; reset the group's offset on purpose to go on",
+            self.app.conf.id, tp.topic, tp.partition, stop,
+        )  # fmt: skip
 
     def notices(self, now: float) -> list[Out]:
         """What is to be written about partitions that stand still, as long as they do."""
         found: list[Out] = []
         for stop in self.stops.values():
-            if now - stop.since >= stop.told * NOTICE_SECONDS:
+            if time.monotonic() >= stop.due:
                 found += self.transport.notice(stop, now)
-                stop.told += 1
+                stop.told, stop.due = stop.told + 1, time.monotonic() + NOTICE_SECONDS
         return found
 
     # --- rebalances ---
@@ -168,6 +142,13 @@ class Consumer(driver.Consumer):
         await super().on_partitions_revoked(revoked)
         self.intake.close()
         self.intake.void()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Give up setting positions for the assignment before, which may still go on."""
+        if self._placing is not None:
+            self._placing.cancel()
+        self.intake.void()
+        await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
         """Begin to set positions; fetching waits for it, and it waits for the broker."""

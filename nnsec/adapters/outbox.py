@@ -211,6 +211,7 @@ class Outbox:
         self._limits = limits
         self._limit = limit
         self._lanes: dict[tuple[str, int], Lane] = {}
+        self._refused: set[str] = set()
 
     async def submit(self, outs: Lines, stale: Callable[[], bool]) -> asyncio.Future[bool]:
         """Put records on their way, in order for each partition; waits only for metadata.
@@ -263,6 +264,7 @@ class Outbox:
 
             def refuse(size: int) -> None:
                 self._limits[topic] = min(self._limits.get(topic, size), size - 1)
+                self._refused.add(topic)
 
             found = Lane(self._producer, self._name(topic), partition, refuse)
             self._lanes[topic, partition] = found
@@ -270,9 +272,11 @@ class Outbox:
 
     def _check(self, out: Out) -> None:
         limit = self._limits.get(out.topic, self._limit)
-        # Headers are small or few; where value and key take half of the room it is counted out.
+        # Headers are small or few; where value and key take half of the room it is counted out, and
+        # where something was refused before.
         plain = len(out.value or b"") + len(out.key or b"")
-        if (plain > limit // 2 or len(out.headers) > _MANY) and size(out) > limit:
+        near = plain > limit // 2 or len(out.headers) > _MANY or out.topic in self._refused
+        if near and size(out) > limit:
             raise TooLarge(f"{out.topic} takes {limit} bytes, a record for it has {size(out)}")
 
 

@@ -174,10 +174,13 @@ async def commit_start(settings: Settings, role: str, topics: Sequence[str]) -> 
         fresh = {where for where, found in bounds.items() if found.committed is None}
         if not fresh:
             return
+        # A topic that the group knows has grown: what is in its new partitions came since.
+        grown = {topic for topic, _ in bounds.keys() - fresh}
         if isinstance(start_at, int):
-            offsets = await positions.at_time(start_at)
+            offsets = dict(await positions.at_time(start_at))
         else:
             offsets = {w: b.end if start_at == LATEST else b.begin for w, b in bounds.items()}
+        offsets |= {where: bounds[where].begin for where in fresh if where[0] in grown}
         await positions.commit({where: offsets[where] for where in fresh})
 
 

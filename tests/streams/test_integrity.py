@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
+from faust.types import TP
 
 from nnsec.adapters import kafka
 from nnsec.incidents import AlertSeen, step
 from nnsec.settings import Settings, parse
 from schemas.alert import Alert
-from streams import integrity
+from streams import integrity, transport
+from streams.intake import Intake
 from streams.runtime import Runtime
-from streams.transport import NOTICE_SECONDS, Consumer, Stop
+from streams.stops import NOTICE_SECONDS, Stop
+from streams.transport import Consumer
 from tests.conftest import SPEC
 from tests.streams.echo import (
     PARTITIONS,
@@ -149,15 +153,45 @@ async def test_a_partition_goes_on_where_state_is_that_the_log_holds(apache: Set
         assert set(await echoed(apache, 8)) == set(sent)
 
 
-def test_a_partition_that_stands_still_is_written_about_once_a_minute() -> None:
-    """Not more often however often it is asked for, and not less as long as it stands still."""
+def test_a_partition_that_stands_still_is_written_about_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that never goes back: steps of the time of day neither hide nor repeat it."""
     written: list[tuple[int, float]] = []
     consumer = Consumer.__new__(Consumer)
     consumer.stops = {("labels", 2): Stop("labels", 2, 3, 10, 20, since=1000.0)}
     consumer.transport = type("", (), {"notice": lambda self, stop, now: [(stop.told, now)]})()
-    for now in range(1000, 1200):
-        written += consumer.notices(float(now))  # type: ignore[arg-type]
-    assert written == [(k, 1000.0 + k * NOTICE_SECONDS) for k in range(4)]
+    for second in range(200):
+        monkeypatch.setattr(transport.time, "monotonic", lambda second=second: float(second))
+        stepped = 1000.0 + second + (86_400 if second > 30 else 0) - (172_800 if second > 90 else 0)
+        written += consumer.notices(stepped)  # type: ignore[arg-type]
+    assert [told for told, _ in written] == [0, 1, 2, 3]
+    assert NOTICE_SECONDS == 60
+
+
+async def test_a_stop_that_is_found_while_positions_are_set_anew_does_not_count() -> None:
+    """What was read before says nothing of where the partition is read now."""
+    consumer = Consumer.__new__(Consumer)
+    consumer.intake, consumer.stops, place = Intake(10), {}, TP("labels", 2)
+    consumer.role = "echo"
+
+    class Thread:
+        def __init__(self, position: int, epochs: int) -> None:
+            self.position, self.epochs = position, epochs
+
+        async def edges(self, tp: TP) -> tuple[int, int, int]:
+            for _ in range(self.epochs):
+                consumer.intake.void()
+            return self.position, 0, 20
+
+    for position, epochs in ((50, 1), (7, 0)):
+        consumer._thread = Thread(position, epochs)  # type: ignore[assignment]
+        await consumer._stop(place, 50)
+        assert not consumer.stops
+    consumer._thread = Thread(50, 0)  # type: ignore[assignment]
+    consumer.app = SimpleNamespace(conf=SimpleNamespace(id="echo"))
+    await consumer._stop(place, 50)
+    assert str(consumer.stops["labels", 2]) == "offset 50 is past the log, which ends at 20"
 
 
 def test_its_alerts_are_one_episode_and_one_incident(settings: Settings) -> None:

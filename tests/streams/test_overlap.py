@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
+from nnsec.adapters import outbox
 from nnsec.adapters.outbox import TooLarge
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import TransientError
@@ -95,7 +96,7 @@ async def delivering(
     broker: Broker,
     function: Any = None,
     window: Window | None = None,
-    now: Callable[[], float] = lambda: -1.0,
+    clock: Callable[[], float] = lambda: -1.0,
     **more: Any,
 ) -> AsyncIterator[Delivery]:
     """Run a delivery in batches of ten; unless there is a clock, no tick is ever due."""
@@ -106,7 +107,7 @@ async def delivering(
     agent = Stateless("overlap", ("in",), function or copy)
     for name, value in more.items():
         setattr(agent, name, value)
-    found = Delivery(agent, source, broker.submit, letter, max_batch=10, window=window, now=now)
+    found = Delivery(agent, source, broker.submit, letter, max_batch=10, window=window, clock=clock)
     task = asyncio.create_task(found.run())
     source.assign()
     try:
@@ -227,6 +228,81 @@ async def test_an_agent_with_state_loses_nothing_beside_what_is_too_large(
     assert source.restarts == 1
 
 
+async def test_what_cannot_be_published_has_an_agent_take_up_its_state_anew() -> None:
+    """Whatever the error: it was given the batch, and would say nothing of it the second time."""
+    source, broker, known, errors = Source(), Broker(at_once=True), set(), [ValueError("odd")]
+    submit = broker.submit
+
+    async def stumble(outs: Sequence[Out], stale: Callable[[], bool]) -> asyncio.Future[bool]:
+        if errors:
+            raise errors.pop()
+        return await submit(outs, stale)
+
+    async def assigned(partitions: frozenset[Where]) -> None:
+        known.clear()
+
+    async def once(records: Sequence[Record]) -> Sequence[Out]:
+        new = [record for record in records if record.offset not in known]
+        known.update(record.offset for record in new)
+        return [Out("out", record.value) for record in new]
+
+    broker.submit = stumble  # type: ignore[method-assign]
+    async with delivering(source, broker, once, overlaps=False, assigned=assigned):
+        await until(lambda: source.intake.committable() == {("in", 0): 40})
+    assert broker.log == numbers(0, 40)
+
+
+async def test_what_is_given_up_without_a_rebalance_is_not_committed() -> None:
+    """As when the writer is closed because the time to drain is over."""
+    source, broker = Source(), Broker()
+    async with delivering(source, broker, overlaps=False):
+        await until(lambda: broker.waiting)
+        broker.answer(given=False)
+        await asyncio.sleep(0.02)
+        assert source.intake.committable() == {}
+        assert not source.intake.idle
+
+
+async def test_a_dead_letter_always_fits() -> None:
+    """Of a record as large as its topic takes, whatever makes it large."""
+    headers = tuple((f"name-{i}", bytes(100_000)) for i in range(9))
+    for record in (
+        Record("in", 0, 7, 0, b"k", bytes(10**6), ()), Record("in", 0, 7, 0, b"k", b"v", headers),
+        Record("in", 0, 7, 0, bytes(10**6), b"v", ()),
+    ):  # fmt: skip
+        found = letter(record, ValueError("odd"), 3)
+        assert outbox.size(found) < 200_000
+        assert dict(found.headers)["dead-letter-offset"] == b"7"
+    small = Record("in", 0, 7, 0, b"k", b"v", headers[:2])
+    assert letter(small, ValueError("odd"), 3).headers[:2] == headers[:2]
+
+
+async def test_ticks_do_not_follow_the_time_of_day() -> None:
+    """A clock that steps back an hour holds no snapshot up."""
+    times, ticks = [3600.0, 3600.0], []
+
+    async def tick(now: float) -> Sequence[Out]:
+        ticks.append(now)
+        return ()
+
+    def now() -> float:
+        return times.pop() if times else 0.0
+
+    agent = Stateless("overlap", ("in",), lambda records: None)  # type: ignore[arg-type, return-value]
+    agent.tick = tick  # type: ignore[method-assign]
+    source = Source()
+    found = Delivery(agent, source, Broker().submit, letter, now=now)
+    task = asyncio.create_task(found.run())
+    source.intake.admit(frozenset())
+    try:
+        await until(lambda: len(ticks) >= 4)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert ticks[0] == 3600.0
+    assert ticks[-1] == 0.0
+
+
 async def test_what_is_given_up_is_not_committed() -> None:
     """As after a rebalance: whoever holds the partition now gets it."""
     source, broker = Source(), Broker()
@@ -271,7 +347,7 @@ async def test_a_tick_comes_when_nothing_is_on_its_way(monkeypatch: pytest.Monke
         broker.at_once = False
         return [Out("out", b"tick")] if len(ticks) == 1 else []
 
-    async with delivering(source, broker, now=time.monotonic, tick=tick):
+    async with delivering(source, broker, clock=time.monotonic, tick=tick):
         await until(lambda: broker.waiting)
         while len(ticks) < 3:
             if broker.waiting:
@@ -453,7 +529,7 @@ async def test_neither_ticks_nor_assignments_come_while_batches_are_in_process(
         seen.append(("settle", len(doors.inside)))
 
     more = {"tick": tick, "assigned": assigned, "settle": settle}
-    async with delivering(source, broker, doors, now=time.monotonic, at_once=2, **more):
+    async with delivering(source, broker, doors, clock=time.monotonic, at_once=2, **more):
         await until(lambda: len(doors.inside) == 2)
         before = list(seen)
         await asyncio.sleep(0.05)

@@ -166,6 +166,21 @@ async def test_new_group_begins_where_told(either: Settings, start_at: str, expe
     assert found["labels", 1].committed == 0
 
 
+async def test_a_group_reads_partitions_that_were_added_while_it_was_away(either: Settings) -> None:
+    """From their beginning, whatever a new group does: a partition younger than it is all new."""
+    await kafka.declare(either, now=NOW)
+    async with kafka.Positions(either, "join", ("labels",)) as positions:
+        await positions.commit({("labels", number): 0 for number in range(3)})
+    async with kafka.publisher(either) as publish:
+        await publish(*(Out("labels", b"v", partition=3) for _ in range(2)))
+        await publish(*(Out("scores", b"v", partition=0) for _ in range(2)))
+    await commit_start(either, "join", ("labels", "scores"))
+    async with kafka.Positions(either, "join", ("labels", "scores")) as positions:
+        found = await positions.read()
+    assert found["labels", 3].committed == 0
+    assert found["scores", 0].committed == 2
+
+
 @pytest.mark.parametrize("start_at", ["soon", "2000-01-01T00:00:00"])
 async def test_unknown_start_says_what_to_write(settings: Settings, start_at: str) -> None:
     """A start that is no time, or has no zone, is a configuration error."""

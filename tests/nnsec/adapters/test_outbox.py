@@ -254,6 +254,19 @@ async def test_what_the_broker_refuses_is_found_alone_and_learnt() -> None:
     assert not broker.batches
 
 
+async def test_what_a_topic_has_refused_is_counted_with_all_its_headers() -> None:
+    """Else a record that is large by few headers would be refused anew each time it comes."""
+    broker = Broker(largest=20)
+    publish = publishing(broker)
+    large = Out("a", b"x" * 30, b"k", (("name", b"v" * 200),))
+    with pytest.raises(TooLarge, match="refused a record"):
+        await publish(large)
+    broker.batches.clear()
+    with pytest.raises(TooLarge, match="a takes"):
+        await publish(large)
+    assert not broker.batches
+
+
 @given(st.binary(max_size=300), st.binary(max_size=2000), st.integers(0, 3))
 def test_the_size_of_a_record_is_that_of_its_batch(key: bytes, value: bytes, more: int) -> None:
     """Otherwise it would be refused, or sent in vain."""
