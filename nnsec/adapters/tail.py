@@ -54,6 +54,7 @@ class Tail:
         self._follows = follows
         self._topics = () if only else tuple(topics)
         self._start = start
+        self._next: dict[TopicPartition, int] = {}
         self._consumer: Any = None
 
     async def start(self) -> None:
@@ -70,6 +71,7 @@ class Tail:
             TopicPartition(topic_name(self._settings, topic), partition): offset
             for (topic, partition), offset in self._start.items()
         }
+        self._next = dict(places)
         if not names:
             self._consumer.assign(list(places))
         for partition, offset in places.items():
@@ -124,11 +126,17 @@ class Tail:
             outage.away(error)
             await asyncio.sleep(RETRY_SECONDS)
             return []
+        # Where a topic gets another partition, aiokafka begins anew with all of them.
         return [
             record_of(self._settings, message)
-            for messages in found.values()
-            for message in messages
+            for partition, messages in found.items()
+            for message in self._new(partition, messages)
         ]
+
+    def _new(self, partition: TopicPartition, messages: Sequence[Any]) -> list[Any]:
+        reached = self._next.get(partition, 0)
+        self._next[partition] = max(reached, messages[-1].offset + 1)
+        return [message for message in messages if message.offset >= reached]
 
 
 async def read_to_end(

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from nnsec.adapters import kafka
 from nnsec.adapters.declaration import config, partitions
@@ -146,6 +146,39 @@ async def test_tail_follows_after_the_end(settings: Settings) -> None:
         assert (await anext(following)).value == b"5"
         await following.aclose()
     await tail.stop()
+
+
+async def test_a_tail_gives_each_record_once_when_its_topic_grows(
+    kafka_settings: Settings,
+) -> None:
+    """The client library reads all partitions again then, from their beginning."""
+    await kafka.declare(kafka_settings, now=NOW)
+    tail, seen = kafka.Tail(kafka_settings, ("models",), {("models", 0): 1}), []
+
+    async def follow() -> None:
+        async for record in tail:
+            seen.append((record.partition, record.offset))  # noqa: PERF401 - seen while it follows
+
+    async with kafka.publisher(kafka_settings) as publish:
+        await publish(*(Out("models", b"old", partition=0) for _ in range(5)))
+    await tail.start()
+    following = asyncio.create_task(follow())
+    admin = AIOKafkaAdminClient(**kafka.client_options(kafka_settings.kafka))
+    await admin.start()
+    name = kafka.topic_name(kafka_settings, "models")
+    await admin.create_partitions({name: NewPartitions(2)})
+    await admin.close()
+    async with kafka.publisher(kafka_settings) as publish, asyncio.timeout(30):
+        while len(tail._consumer.assignment()) < 2:
+            await tail._consumer._client.force_metadata_update()
+            await asyncio.sleep(0.1)
+        await publish(Out("models", b"new", partition=0))
+        while (0, 5) not in seen:  # noqa: ASYNC110 - it follows
+            await asyncio.sleep(0.05)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    await tail.stop()
+    assert seen == [(0, number) for number in range(1, 6)]
 
 
 @pytest.mark.parametrize(
