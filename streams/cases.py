@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from nnsec.adapters.records import Record
 from nnsec.incidents import heard, knows
 from schemas.alert import Alert
 from schemas.incident import FINISHED, Incident
@@ -13,6 +15,8 @@ from schemas.threats import family
 REMEMBERED = 8
 """Finished incidents kept per model and family, for what is delivered late or again."""
 
+Where = tuple[str, int]
+
 
 @dataclass(slots=True)
 class Case:
@@ -20,9 +24,14 @@ class Case:
 
     incident: Incident
     partition: int
-    dirty: bool = False
+    since: dict[Where, int] = field(default_factory=dict)
+    """Offset of the first record that is not written yet, by topic and partition."""
     written: float = 0.0
     quiet: float = 0.0
+
+    def wait(self, record: Record) -> None:
+        """Note that what a record said is held back."""
+        self.since.setdefault((record.topic, record.partition), record.offset)
 
 
 @dataclass(slots=True)
@@ -42,6 +51,18 @@ class Book:
         for old in finished[:-REMEMBERED]:
             known.remove(old)
             del self.cases[old]
+
+    def clean(self, read: Mapping[Where, int]) -> dict[Where, int]:
+        """Up to where everything is written, of what was read so far, by topic and partition.
+
+        That is the first record of which something is held back, and not where nothing waits: of
+        several busy incidents one always waits.
+        """
+        clean = dict(read)
+        for case in self.cases.values():
+            for where, offset in case.since.items():
+                clean[where] = min(offset, clean.get(where, offset))
+        return clean
 
     def of(self, alert: Alert) -> Case | None:
         """The case that an alert belongs to; None if it opens one.

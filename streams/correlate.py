@@ -35,7 +35,7 @@ from schemas.alert import Alert
 from schemas.base import from_millis
 from schemas.incident import FINISHED, Incident
 from streams.agent import Context
-from streams.cases import Book, Case
+from streams.cases import Book, Case, Where
 
 EVIDENCE_EVERY = 1.0
 """Seconds between two records that only add evidence."""
@@ -44,7 +44,6 @@ LONGEST_TICK = 5.0
 logger = logging.getLogger(__name__)
 BEHIND = ("alerts", "actions")
 """Topics of which something read may wait to be written."""
-Where = tuple[str, int]
 Reader = Callable[[frozenset[int]], AsyncIterator[Record]]
 Rereader = Callable[[Mapping[Where, int]], AsyncIterator[Record]]
 
@@ -112,7 +111,7 @@ class CorrelateAgent:
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
         """Fold a batch; all of it is decoded first, so that a bad record leaves no trace."""
         outs = self._fold(records)
-        self._settle()
+        self._clean |= self._book.clean(self._next)
         return self._hand(outs)
 
     def _fold(self, records: Sequence[Record]) -> list[Out]:
@@ -127,11 +126,6 @@ class CorrelateAgent:
                 self._next[record.topic, record.partition] = record.offset + 1
         return [out for out in applied if out is not None]
 
-    def _settle(self) -> None:
-        """Note up to where everything is written, where nothing waits to be."""
-        waiting = {case.partition for case in self._book.cases.values() if case.dirty}
-        self._clean |= {w: offset for w, offset in self._next.items() if w[1] not in waiting}
-
     async def tick(self, now: float) -> Sequence[Out]:
         """Write held-back evidence, and end what has been quiet for long enough."""
         passed = 0.0 if self._ticked is None else now - self._ticked
@@ -141,7 +135,7 @@ class CorrelateAgent:
         limit = self._settings.remediation.quiet_seconds
         for case in list(self._book.cases.values()):
             case.written = min(case.written, now)  # a clock that stepped back delays nothing
-            if case.dirty and now - case.written >= EVIDENCE_EVERY:
+            if case.since and now - case.written >= EVIDENCE_EVERY:
                 case.incident = stamped(case.incident)
                 outs.append(self._write(case, now))
             case.quiet += passed
@@ -151,7 +145,7 @@ class CorrelateAgent:
                 )
                 if (out := self._take(case, taken, now)) is not None:
                     outs.append(out)
-        self._settle()
+        self._clean |= self._book.clean(self._next)
         return self._hand(outs)
 
     def _hand(self, outs: Sequence[Out]) -> Sequence[Out]:
@@ -190,7 +184,10 @@ class CorrelateAgent:
             case = self._book.cases.get(target) if target else None
             if case is None:
                 return None
-        return self._take(case, step(case.incident, event, log=self._log), now)
+        taken = step(case.incident, event, log=self._log)
+        if taken.change == "evidence":
+            case.wait(record)
+        return self._take(case, taken, now)
 
     def _open(self, record: Record, event: AlertSeen, now: float) -> Out | None:
         if incident_id(self._log, event.alert) in self._book.cases:
@@ -207,13 +204,12 @@ class CorrelateAgent:
         case.incident = taken.incident
         case.quiet = 0.0
         if taken.change == "evidence":
-            case.dirty = True
             return None
         self._book.put(case)
         return self._write(case, now)
 
     def _write(self, case: Case, now: float) -> Out:
-        case.dirty = False
+        case.since = {}
         case.written = now
         incident = case.incident
         return Out(

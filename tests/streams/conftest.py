@@ -1,4 +1,4 @@
-"""Settings for tests of delivery on a broker."""
+"""Settings for tests of delivery on a broker, and the log of a correlator without one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from nnsec.adapters import kafka
 from nnsec.settings import Settings
+from tests.streams.incident_log import Kept
 
 
 @pytest.fixture
@@ -36,3 +37,9 @@ async def apache(quick: Settings, kafka_address: str) -> Settings:
 def kafka_address(request: pytest.FixtureRequest) -> str:
     address: str = request.getfixturevalue("kafka")
     return address
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    """The topic ``incidents`` as a list; an incident is resolved after 6 s."""
+    return Kept(tmp_path, quiet_seconds=6.0)
