@@ -16,17 +16,14 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID, uuid5
 
-from nnsec import subjects
+from nnsec import actions, subjects
 from schemas.action import Action
-from schemas.alert import Alert, Subject
+from schemas.alert import Alert
 from schemas.base import SEVERITIES, Severity
 from schemas.incident import (
     FINISHED,
-    ActionState,
     Incident,
-    IncidentAction,
     IncidentState,
-    IncidentSubject,
     Transition,
 )
 from schemas.threats import family
@@ -35,9 +32,6 @@ MAX_HISTORY = 50
 ROLE = "correlate"
 
 Change = Literal["none", "evidence", "transition"]
-_RANK: dict[ActionState, int] = {
-    "proposed": 0, "awaiting_approval": 1, "running": 2, "done": 3, "denied": 3, "failed": 3,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,31 +133,6 @@ def stamped(incident: Incident) -> Incident:
     return incident.model_copy(update={"version": incident.version + 1})
 
 
-def derive(
-    actions: tuple[IncidentAction, ...], involved: tuple[IncidentSubject, ...]
-) -> IncidentState:
-    """The state that the actions' states amount to, for an incident that is not finished.
-
-    >>> derive((), ())
-    'open'
-    """
-    states = {a.state for a in actions if not a.figures.get("dry_run")}
-    if "failed" in states:
-        return "failed"
-    if "awaiting_approval" in states:
-        return "awaiting_approval"
-    if states & {"proposed", "running"}:
-        return "containing"
-    if states == {"done"} and all(_answered(item.subject, actions) for item in involved):
-        return "contained"
-    return "open"
-
-
-def _answered(subject: Subject, actions: tuple[IncidentAction, ...]) -> bool:
-    """Whether something was done about a subject, or about the whole model."""
-    return any(a.subject == subject or a.subject.kind == "model" for a in actions)
-
-
 def _opened(alert: Alert, log: UUID) -> Incident:
     involved, totals = subjects.merge((), alert, 0.0)
     opening = Transition(
@@ -218,46 +187,23 @@ def _alert(incident: Incident, alert: Alert) -> Step:
 
 
 def _action(incident: Incident, action: Action) -> Step:
-    known = next((a for a in incident.actions if a.action_id == action.id), None)
-    if known is not None and not _newer(action, known):
+    taken = actions.merge(incident.actions, action)
+    if taken is None:
         return Step(incident, "none")
-    entry = IncidentAction(
-        action=action.action,
-        action_id=action.id,
-        subject=action.subject,
-        state=action.outcome,
-        by=action.by,
-        reason=action.reason,
-        time=action.time,
-        figures=action.figures,
-        version=action.version,
-    )
-    actions = (
-        (*incident.actions, entry)
-        if known is None
-        else tuple(entry if a is known else a for a in incident.actions)
-    )
-    updated = incident.model_copy(update={"actions": actions})
+    updated = incident.model_copy(update={"actions": taken})
     if incident.state in FINISHED:
         return Step(updated, "evidence")
-    state = derive(actions, updated.subjects)
+    state = actions.derive(taken, updated.subjects, updated.left_out)
     if state == incident.state:
         return Step(updated, "evidence")
     note = ""
     reason = f"{action.action} of {action.subject.kind} {action.subject.id}: {action.outcome}"
-    if state == "contained" and any(a.figures.get("monitor_only") for a in actions):
+    if state == "contained" and any(a.figures.get("monitor_only") for a in taken):
         note = "contained (monitor only)"
         reason = note
     elif action.reason:
         reason = f"{reason}; {action.reason}"
     return _moved(updated.model_copy(update={"note": note}), state, action.by, reason, action.time)
-
-
-def _newer(action: Action, known: IncidentAction) -> bool:
-    """Whether a report is later than what is known: by its version, or by time without one."""
-    if action.version:
-        return action.version > known.version
-    return (action.time, _RANK[action.outcome]) > (known.time, _RANK[known.state])
 
 
 def _quiet(incident: Incident, event: Quiet) -> Step:

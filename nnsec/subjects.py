@@ -32,13 +32,17 @@ def merge(
             known = tuple(s for s in known if s is not weakest)
             left_out += 1
         merged = (*known, subject)
-    totals = {
-        "alerts": float(sum(s.alerts for s in merged)),
-        "subjects": len(merged) + left_out,
-        "strongest": max(s.evidence for s in merged),
+    return merged, totals(merged, left_out)
+
+
+def totals(involved: tuple[IncidentSubject, ...], left_out: float) -> dict[str, float]:
+    """What an incident's ``evidence`` says of its subjects, of which there is one or more."""
+    return {
+        "alerts": float(sum(s.alerts for s in involved)),
+        "subjects": len(involved) + left_out,
+        "strongest": max(s.evidence for s in involved),
         "subjects_left_out": left_out,
     }
-    return merged, totals
 
 
 def heard(subject: IncidentSubject, alert: Alert) -> bool:

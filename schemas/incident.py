@@ -15,6 +15,7 @@ IncidentState = Literal[
     "open", "awaiting_approval", "containing", "contained", "failed", "resolved", "dismissed"
 ]
 ActionState = Literal["proposed", "awaiting_approval", "running", "done", "denied", "failed"]
+LeftOut = ActionState | Literal["dry_run"]
 FINISHED: frozenset[IncidentState] = frozenset({"resolved", "dismissed"})
 
 
@@ -31,6 +32,8 @@ class IncidentSubject(Model):
     episodes: tuple[UUID, ...] = ()
     seqs: tuple[int, ...] = ()
     """The highest ``seq`` heard of each of ``episodes``."""
+    answered: bool = False
+    """Whether an action for it was left out of the incident's ``actions``."""
 
 
 class IncidentAction(Model):
@@ -78,5 +81,7 @@ class Incident(Event):
     last_seen: Time
     evidence: dict[str, float]
     actions: tuple[IncidentAction, ...] = ()
+    left_out: dict[LeftOut, int] = {}
+    """How many actions are not in ``actions`` for want of room, by what they were."""
     history: tuple[Transition, ...] = ()
     note: str = ""

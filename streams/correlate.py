@@ -15,8 +15,10 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
 from nnsec.adapters import kafka
+from nnsec.adapters.declaration import BROKER_MAX_MESSAGE
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import NNSecError
+from nnsec.fit import fit
 from nnsec.incidents import (
     ActionSeen,
     AlertSeen,
@@ -41,6 +43,8 @@ EVIDENCE_EVERY = 1.0
 """Seconds between two records that only add evidence."""
 LONGEST_TICK = 5.0
 """Seconds that one tick can add to the quiet, so that a step of the clock ends nothing."""
+AROUND = 2048
+"""Bytes that a record has beside the incident: key, headers and what a batch adds."""
 logger = logging.getLogger(__name__)
 BEHIND = ("alerts", "actions")
 """Topics of which something read may wait to be written."""
@@ -72,6 +76,8 @@ class CorrelateAgent:
         self._read = read or self._read_incidents
         self._reread = reread or self._read_behind
         self._keys = tuple(keys.load_public(p) for p in context.settings.trust.operator_keys)
+        largest = context.settings.kafka.max_message_bytes or BROKER_MAX_MESSAGE
+        self._limit = min(largest, BROKER_MAX_MESSAGE) - AROUND
         self._book = Book()
         self._held: frozenset[int] = frozenset()
         self._handed: Sequence[Out] = ()
@@ -211,7 +217,7 @@ class CorrelateAgent:
     def _write(self, case: Case, now: float) -> Out:
         case.since = {}
         case.written = now
-        incident = case.incident
+        case.incident = incident = fit(case.incident, self._limit)
         return Out(
             topic="incidents",
             value=incident.encode(),

@@ -11,13 +11,13 @@ from uuid import UUID, uuid5
 import pytest
 
 from nnsec import subjects
+from nnsec.actions import derive
 from nnsec.incidents import (
     ActionSeen,
     AlertSeen,
     Dismissed,
     Event,
     Quiet,
-    derive,
     incident_id,
     knows,
     stamped,
@@ -266,4 +266,4 @@ def test_evidence_records_raise_the_version() -> None:
 
 def test_no_actions_and_no_subjects_is_open() -> None:
     """The derived state is defined for nothing at all."""
-    assert derive((), ()) == "open"
+    assert derive((), (), {}) == "open"

@@ -6,13 +6,15 @@ from uuid import UUID
 
 import pytest
 
+from nnsec.adapters.declaration import BROKER_MAX_MESSAGE
+from nnsec.adapters.outbox import size
 from nnsec.adapters.records import Record
 from nnsec.errors import SchemaError
 from nnsec.trust import keys
 from schemas.action import Action
 from schemas.alert import Subject
 from schemas.incident import Incident
-from tests.streams.incident_log import T0, Kept, alert, started
+from tests.streams.incident_log import T0, Kept, action, alert, started
 
 
 async def test_a_thousand_alerts_of_one_attack_are_one_incident(kept: Kept) -> None:
@@ -154,3 +156,26 @@ async def test_actions_of_nobody_are_passed_over(kept: Kept) -> None:
     )  # fmt: skip
     unknown = own.model_copy(update={"incident": UUID(int=4)})
     assert await agent.process([kept.record(own), kept.record(unknown)]) == []
+
+
+async def test_a_record_always_fits_its_topic(kept: Kept) -> None:
+    """Whatever the names: 300 of the longest with two actions each are more than Kafka takes."""
+    agent = await started(kept)
+    names = ["\U0001f600" * 250 + f"{number:06}" for number in range(300)]
+    (opened,) = await agent.process([kept.record(alert(name)) for name in names])
+    incident = Incident.decode(opened.value)
+    wanted = [
+        action(incident, "proposed", f"{kind} {UUID(int=number)}").model_copy(
+            update={"action": kind, "subject": Subject(kind="source", id=name)}
+        )
+        for number, name in enumerate(names)
+        for kind in ("quarantine", "rollback")
+    ]
+    outs = [
+        *(await agent.process([kept.record(one) for one in wanted])),
+        *(await agent.tick(1000.0)),
+    ]
+    assert max(map(size, outs)) <= BROKER_MAX_MESSAGE
+    last = Incident.decode(outs[-1].value)
+    assert len(last.actions) == 600
+    assert 100 <= len(last.subjects) < last.evidence["subjects"] == 300

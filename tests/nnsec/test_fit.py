@@ -1,0 +1,131 @@
+"""What an incident's record has no room for is left out, counted, and counts on in its state."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import reduce
+from typing import Any
+
+import pytest
+
+from nnsec.fit import FEWEST_SUBJECTS, MAX_ACTIONS, fit
+from nnsec.incidents import ActionSeen, AlertSeen, Event, step
+from schemas.action import Action
+from schemas.alert import Subject
+from schemas.incident import Incident
+from tests.nnsec.test_incidents import LOG, OPEN, T0, alert
+
+LIMIT = 1_000_000
+LONG = "\U0001f600" * 250
+"""With six characters more, a name as long as names can be: 256 characters of 4 bytes."""
+
+
+def action(number: int, outcome: Any, *, subject: str = "", name: str = "quarantine") -> Action:
+    return Action(
+        id=f"{name}-{number}", action=name, model="digits", incident=OPEN.id,
+        subject=Subject(kind="source", id=subject or f"s{number}"), outcome=outcome,
+        automatic=True, by="remediation", reason="policy of poisoning at severity high",
+        time=T0 + timedelta(seconds=number), figures={},
+    )  # fmt: skip
+
+
+def after(incident: Incident, *events: Event | Action) -> Incident:
+    def one(before: Incident, event: Event | Action) -> Incident:
+        seen = ActionSeen(event) if isinstance(event, Action) else event
+        taken = step(before, seen, log=LOG).incident
+        assert taken is not None
+        return taken
+
+    return reduce(one, events, incident)
+
+
+def later(one: Action, outcome: str) -> Action:
+    return one.model_copy(update={"outcome": outcome, "time": one.time + timedelta(hours=1)})
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    """An incident of ordinary size is not touched."""
+    incident = after(OPEN, action(1, "done"))
+    assert fit(incident, LIMIT) is incident
+
+
+def test_the_oldest_finished_actions_go_first() -> None:
+    """One that failed or waits is kept however old it is, and the state is what it was."""
+    first = action(0, "failed"), action(1, "awaiting_approval")
+    done = [action(number, "done") for number in range(2, MAX_ACTIONS + 50)]
+    incident = fit(after(OPEN, *first, *done), LIMIT)
+    assert len(incident.actions) == MAX_ACTIONS
+    assert [a.action_id for a in incident.actions[:3]] == [
+        "quarantine-0", "quarantine-1", "quarantine-52",
+    ]  # fmt: skip
+    assert incident.left_out == {"done": 50}
+    assert incident.state == "failed"
+    again = after(incident, later(first[0], "done"), later(first[1], "done"))
+    assert again.state == "contained"
+
+
+def test_a_subject_stays_answered_when_its_action_is_left_out() -> None:
+    """The incident is contained still, and only the subjects that were answered count so."""
+    answer = action(0, "done", subject="s1")
+    rest = [action(number, "done") for number in range(2, MAX_ACTIONS + 2)]
+    incident = fit(after(OPEN, answer, *rest), LIMIT)
+    assert "quarantine-0" not in {a.action_id for a in incident.actions}
+    assert incident.subjects[0].answered
+    news = action(5000, "done", subject="s1", name="rollback")
+    assert after(incident, later(news, "running"), later(later(news, "done"), "done")).state == (
+        "contained"
+    )
+    other = after(incident, AlertSeen(alert("new")), action(5001, "done"))
+    assert other.state == "open"
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("denied", "open"), ("dry_run", "contained")])
+def test_what_was_left_out_counts_on(outcome: str, state: str) -> None:
+    """What a person denied keeps the incident open; a dry run still counts for nothing."""
+    first = action(0, "proposed" if outcome == "dry_run" else outcome)
+    first = first.model_copy(update={"figures": {"dry_run": outcome == "dry_run"}})
+    kept = [action(number, "failed") for number in range(1, MAX_ACTIONS + 1)]
+    incident = fit(after(OPEN, first, *kept), LIMIT)
+    assert incident.left_out == {outcome: 1}
+    answered = after(incident, action(2000, "done", subject="s1"))
+    assert after(answered, *(later(one, "done") for one in kept)).state == state
+
+
+def test_the_longest_names_fit() -> None:
+    """The 500 subjects alone, and with two actions each the strongest that there is room for."""
+    names = [f"{LONG}{number:06}" for number in range(500)]
+    incident = after(
+        OPEN, *(AlertSeen(alert(name, evidence=2.0 + n)) for n, name in enumerate(names))
+    )
+    assert len(fit(incident, LIMIT).subjects) == 500
+    wanted = [
+        action(number, "proposed", subject=subject, name=name)
+        for number, subject in enumerate(names)
+        for name in ("quarantine", "rollback")
+    ]
+    incident = after(incident, *wanted)
+    assert len(incident.encode()) > LIMIT
+    cut = fit(incident, LIMIT)
+    assert LIMIT * 0.99 < len(cut.encode()) <= LIMIT
+    assert Incident.decode(cut.encode()) == cut
+    assert {s.subject.id for s in cut.subjects} == set(names[-FEWEST_SUBJECTS:])
+    assert cut.evidence["subjects"] == incident.evidence["subjects"]
+    assert cut.left_out == {"proposed": len(wanted) - len(cut.actions)}
+    # Some that are not done are not known any more: nobody may say that it is contained.
+    kept = {a.action_id for a in cut.actions}
+    ended = after(cut, *(later(one, "done") for one in wanted if one.id in kept))
+    assert ended.state == "containing"
+
+
+def test_a_small_limit_is_kept() -> None:
+    """Transitions and all subjects but the strongest go where nothing else is left."""
+    incident = OPEN
+    for number in range(60):
+        outcome = ("running", "done")[number % 2]
+        incident = after(
+            incident, action(number, outcome, subject=LONG), AlertSeen(alert(f"{LONG}{number}"))
+        )
+    cut = fit(incident, 8000)
+    assert len(cut.encode()) <= 8000
+    assert cut.history[-1] == incident.history[-1]
+    assert len(cut.subjects) >= 1
