@@ -29,6 +29,8 @@ from schemas.incident import (
 from schemas.threats import family
 
 MAX_HISTORY = 50
+MAX_DISMISSALS = 16
+"""Commands remembered that came when the incident was resolved; they expire by themselves."""
 ROLE = "correlate"
 
 Change = Literal["none", "evidence", "transition"]
@@ -50,8 +52,10 @@ class ActionSeen:
 
 @dataclass(frozen=True, slots=True)
 class Dismissed:
-    """A person ended the incident."""
+    """A person ended an incident of ``model``, with a signed command that is good for one use."""
 
+    command: str
+    model: str
     by: str
     reason: str
     time: datetime
@@ -112,7 +116,7 @@ def step(incident: Incident | None, event: Event, *, log: UUID) -> Step:
     if isinstance(event, ActionSeen):
         return _action(incident, event.action)
     if isinstance(event, Dismissed):
-        return _finish(incident, "dismissed", event.by, event.reason, event.time)
+        return _dismissed(incident, event)
     return _quiet(incident, event)
 
 
@@ -210,13 +214,18 @@ def _quiet(incident: Incident, event: Quiet) -> Step:
     """Quiet ends what is open or contained; what failed, runs or waits needs more than time."""
     if incident.state not in {"open", "contained"}:
         return Step(incident, "none")
-    return _finish(incident, "resolved", ROLE, f"quiet for {event.seconds:g} s", event.time)
+    return _moved(incident, "resolved", ROLE, f"quiet for {event.seconds:g} s", event.time)
 
 
-def _finish(incident: Incident, state: IncidentState, by: str, reason: str, time: datetime) -> Step:
-    if incident.state in FINISHED:
+def _dismissed(incident: Incident, event: Dismissed) -> Step:
+    """End it; a resolved one notes the command, which would end it later, were it sent again."""
+    known = event.command in incident.dismissals
+    if event.model != incident.model or incident.state == "dismissed" or known:
         return Step(incident, "none")
-    return _moved(incident, state, by, reason, time)
+    if incident.state != "resolved":
+        return _moved(incident, "dismissed", event.by, event.reason, event.time)
+    noted = (*incident.dismissals, event.command)[-MAX_DISMISSALS:]
+    return Step(incident.model_copy(update={"dismissals": noted}), "evidence")
 
 
 def _moved(incident: Incident, state: IncidentState, by: str, reason: str, time: datetime) -> Step:

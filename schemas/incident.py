@@ -84,4 +84,6 @@ class Incident(Event):
     left_out: dict[LeftOut, int] = {}
     """How many actions are not in ``actions`` for want of room, by what they were."""
     history: tuple[Transition, ...] = ()
+    dismissals: tuple[str, ...] = ()
+    """Ids of signed dismissals that came when it was resolved: they are used up."""
     note: str = ""

@@ -169,16 +169,17 @@ class CorrelateAgent:
 
     def _dismissal(self, record: Record) -> Iterable[tuple[UUID | None, Event]]:
         """A signed `dismiss`; remediation writes the dead letter of a command that is not valid."""
-        time = from_millis(record.timestamp)
         try:
+            time = from_millis(record.timestamp)
             command, key_id = commands.open_command(record.value, self._keys, now=time)
             if command.kind != "dismiss":
                 return ()
             target = UUID(command.target)
-        except (NNSecError, ValueError) as error:
+        except (NNSecError, ValueError, OverflowError, OSError) as error:
             logger.debug("command at %d/%d: %s", record.partition, record.offset, error)
             return ()
-        return ((target, Dismissed(key_id, command.reason, time)),)
+        event = Dismissed(command.id, command.model, key_id, command.reason, time)
+        return ((target, event),)
 
     def _apply(self, record: Record, target: UUID | None, event: Event) -> Out | None:
         now = self._ticked or 0.0
@@ -191,8 +192,11 @@ class CorrelateAgent:
             if case is None:
                 return None
         taken = step(case.incident, event, log=self._log)
-        if taken.change == "evidence":
-            case.wait(record)
+        if taken.change == "evidence" and taken.incident is not None:
+            if record.topic not in BEHIND:  # nobody reads it again, so it cannot wait
+                taken = Step(stamped(taken.incident), "transition")
+            else:
+                case.wait(record)
         return self._take(case, taken, now)
 
     def _open(self, record: Record, event: AlertSeen, now: float) -> Out | None:

@@ -196,7 +196,7 @@ async def tell(publish: kafka.Publisher, rng: random.Random, turn: int, count: i
             said = AlertSeen(stage.alert(number + 1, f"s{number % 5}"))
             incident = step(None, said, log=UUID(int=1)).incident
         elif choice == 1:
-            over = Dismissed("key", "a drill", datetime.now(UTC))
+            over = Dismissed("c", "digits", "key", "a drill", datetime.now(UTC))
             incident = step(incident, over, log=UUID(int=1)).incident
         else:
             incident = stamped(incident)

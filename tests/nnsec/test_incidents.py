@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nnsec.incidents import (
     Dismissed,
     Event,
     Quiet,
+    Step,
     incident_id,
     knows,
     stamped,
@@ -67,7 +69,7 @@ def after(incident: Incident | None, *events: Event) -> Incident:
 
 
 OPEN = after(None, AlertSeen(alert()))
-DISMISS = Dismissed("key-1", "false alarm", T0 + timedelta(seconds=60))
+DISMISS = Dismissed("c-1", "digits", "key-1", "false alarm", T0 + timedelta(seconds=60))
 QUIET = Quiet(600.0, T0 + timedelta(seconds=700))
 IN: dict[IncidentState, Incident] = {
     "open": OPEN,
@@ -106,7 +108,7 @@ TABLE = {
     "action done":        ("contained", "contained", "contained", "+", "contained", "+", "+"),
     "action denied":      ("+", "open", "open", "open", "open", "+", "+"),
     "action failed":      ("failed", "failed", "failed", "failed", "+", "+", "+"),
-    "dismiss":            ("dismissed",) * 5 + (".", "."),
+    "dismiss":            ("dismissed",) * 5 + ("+", "."),
     "quiet":              ("resolved", ".", ".", "resolved", ".", ".", "."),
 }  # fmt: skip
 
@@ -191,6 +193,25 @@ def test_a_redelivered_older_outcome_does_not_turn_time_back() -> None:
     done = after(OPEN, ActionSeen(action("running", after=1)), ActionSeen(action("done", after=2)))
     for old in (action("running", after=1), action("done", after=2)):
         assert step(done, ActionSeen(old), log=LOG).change == "none"
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_dismissal_for_another_model_does_nothing(state: IncidentState) -> None:
+    """What was signed for one model ends no incident of another."""
+    other = replace(DISMISS, model="other")
+    assert step(IN[state], other, log=LOG) == Step(IN[state], "none")
+
+
+def test_a_dismissal_counts_once() -> None:
+    """One that came when the incident was resolved does not end it when it goes on."""
+    noted = after(IN["resolved"], DISMISS)
+    assert step(noted, DISMISS, log=LOG).change == "none"
+    reopened = after(noted, AlertSeen(alert(seq=1, after=800)))
+    assert step(reopened, DISMISS, log=LOG) == Step(reopened, "none")
+    assert after(reopened, replace(DISMISS, command="c-2")).state == "dismissed"
+    for number in range(20):
+        noted = after(noted, replace(DISMISS, command=f"d-{number}"))
+    assert len(noted.dismissals) == 16
 
 
 def test_a_failed_action_may_be_tried_again() -> None:

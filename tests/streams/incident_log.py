@@ -97,10 +97,11 @@ class Kept:
         return self.sent[-1]
 
     def dismiss(
-        self, target: str, key: keys.PrivateKey | None = None, kind: Any = "dismiss"
-    ) -> bytes:
+        self, target: str, key: keys.PrivateKey | None = None, kind: Any = "dismiss",
+        model: str = "digits",
+    ) -> bytes:  # fmt: skip
         command = Command(
-            id=f"c-{target}", kind=kind, model="digits", target=target, reason="not\nan attack",
+            id=f"c-{target}", kind=kind, model=model, target=target, reason="not\nan attack",
             issued=T0, expires=T0 + timedelta(hours=1),
         )  # fmt: skip
         return sign_command(command, key or self.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -119,7 +120,7 @@ async def test_a_signed_dismissal_ends_it_for_good(kept: Kept) -> None:
 
 
 async def test_a_dismissal_that_is_not_valid_does_nothing(kept: Kept) -> None:
-    """Wrong key, expired, another command, unsigned, unknown target: the incident stays."""
+    """Wrong key or model, no time, expired, another kind, unsigned, unknown: the incident stays."""
     agent = await started(kept)
     (opened,) = kept.write(await agent.process([kept.record(alert())]))
     target = str(opened.id)
@@ -129,6 +130,9 @@ async def test_a_dismissal_that_is_not_valid_does_nothing(kept: Kept) -> None:
                 kept.record(kept.dismiss(target, keys.generate())),
                 kept.record(kept.dismiss(target), after=7200),
                 kept.record(kept.dismiss(target, kind="approve")),
+                kept.record(kept.dismiss(target, model="other")),
+                replace(kept.record(kept.dismiss(target)), timestamp=2**61),
+                replace(kept.record(kept.dismiss(target)), timestamp=-(2**61)),
                 kept.record(b"{}"),
                 kept.record(kept.dismiss("no-uuid")),
                 kept.record(kept.dismiss(str(UUID(int=3)))),

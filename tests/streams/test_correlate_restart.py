@@ -52,6 +52,20 @@ async def test_evidence_that_was_not_written_yet_survives_a_kill(kept: Kept) -> 
     assert kept.write(await third.tick(3000.0)) == []
 
 
+async def test_a_dismissal_that_came_too_late_is_used_up(kept: Kept) -> None:
+    """Sent again after the incident went on, it does nothing, though the worker was killed."""
+    agent = await started(kept)
+    (opened,) = kept.write(await agent.process([kept.record(alert())]))
+    for now in (1000.0, 1004.0, 1008.0):
+        kept.write(await agent.tick(now))
+    (noted,) = kept.write(await agent.process([kept.record(kept.dismiss(str(opened.id)))]))
+    assert (noted.state, noted.version) == ("resolved", 3)
+    again = await started(kept)
+    (reopened,) = kept.write(await again.process([kept.record(alert(seq=1))]))
+    assert (reopened.state, reopened.version) == ("open", 4)
+    assert await again.process([kept.record(kept.dismiss(str(opened.id)))]) == []
+
+
 async def busy(kept: Kept, seconds: float) -> None:
     """Two models with an alert each every 0.25 s, whose writes do not fall together.
 

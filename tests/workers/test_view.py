@@ -47,7 +47,7 @@ def opened(number: int = 1, subject: str = "s\nx") -> Incident:
 
 
 def dismissed(incident: Incident) -> Incident:
-    event = Dismissed("key", "a drill", T0 + timedelta(seconds=1))
+    event = Dismissed("c", "digits", "key", "a drill", T0 + timedelta(seconds=1))
     found = step(incident, event, log=LOG).incident
     assert found is not None
     return found
