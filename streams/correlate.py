@@ -104,8 +104,12 @@ class CorrelateAgent:
         newest: dict[UUID, tuple[int, Incident]] = {}
         clean: dict[Where, int] = {}
         async for record in self._read(partitions):
-            if record.partition in partitions:
-                incident = Incident.decode(record.value)
+            if record.partition not in partitions:
+                continue
+            incident = Incident.decode(record.value)
+            known = newest.get(incident.id)
+            # What a paused worker says late does not count: of one version the first does.
+            if known is None or incident.version > known[1].version:
                 newest[incident.id] = (record.partition, incident)
                 clean = {("actions", record.partition): 0} | clean | _behind(record)
         for partition, incident in newest.values():

@@ -66,6 +66,23 @@ async def test_a_dismissal_that_came_too_late_is_used_up(kept: Kept) -> None:
     assert await again.process([kept.record(kept.dismiss(str(opened.id)))]) == []
 
 
+async def test_what_a_paused_worker_writes_late_does_not_count(kept: Kept) -> None:
+    """An incident goes on from its highest version; of two with one version the first counts."""
+    paused = await started(kept)
+    await paused.tick(1000.0)
+    kept.write(await paused.process([kept.record(alert())]))
+    await paused.process([kept.record(alert("s2"))])
+    late = await paused.tick(1002.0)
+    other = await started(kept)
+    for number in range(3, 6):
+        kept.write(await other.process([kept.record(alert(f"s{number}"))]))
+        kept.write(await other.tick(2000.0 + 2 * number))
+        kept.write(late)  # with version 2, as the other's first
+        (case,) = (await started(kept))._book.cases.values()
+        assert (case.incident.version, len(case.incident.subjects)) == (number - 1, number)
+        assert not case.since
+
+
 async def busy(kept: Kept, seconds: float) -> None:
     """Two models with an alert each every 0.25 s, whose writes do not fall together.
 
