@@ -15,6 +15,8 @@ from schemas.threats import family
 REMEMBERED = 8
 """Finished incidents kept per model and family, for what is delivered late or again."""
 
+LEFT = 60.0
+"""Seconds of quiet that a restart leaves to be waited for."""
 Where = tuple[str, int]
 
 
@@ -28,6 +30,25 @@ class Case:
     """Offset of the first record that is not written yet, by topic and partition."""
     written: float = 0.0
     quiet: float = 0.0
+    """Seconds in which nothing was heard of it."""
+    told: float | None = None
+    """When another worker wrote it last (seconds since 1970), until that counts as quiet."""
+
+    def rest(self, now: float, passed: float, limit: float) -> bool:
+        """Add to the quiet what passed since the last tick; whether the limit is reached.
+
+        What passed before a restart counts up to the last minute, or half of the limit: nothing
+        was read in that time, and the clock may have been wrong.
+        """
+        if self.told is not None:
+            self.quiet = min(max(now - self.told, 0.0), max(limit / 2, limit - LEFT))
+            self.told = None
+        self.quiet += passed
+        return self.quiet >= limit
+
+    def news(self, incident: Incident) -> None:
+        """Something was heard of it."""
+        self.incident, self.quiet, self.told = incident, 0.0, None
 
     def wait(self, record: Record) -> None:
         """Note that what a record said is held back."""

@@ -101,7 +101,7 @@ class CorrelateAgent:
         self._held = held  # only now, so that after a failed read it is tried again as a whole
 
     async def _restore(self, partitions: frozenset[int]) -> None:
-        newest: dict[UUID, tuple[int, Incident]] = {}
+        newest: dict[UUID, Case] = {}
         clean: dict[Where, int] = {}
         async for record in self._read(partitions):
             if record.partition not in partitions:
@@ -109,11 +109,12 @@ class CorrelateAgent:
             incident = Incident.decode(record.value)
             known = newest.get(incident.id)
             # What a paused worker says late does not count: of one version the first does.
-            if known is None or incident.version > known[1].version:
-                newest[incident.id] = (record.partition, incident)
+            if known is None or incident.version > known.incident.version:
+                told = record.timestamp / 1000
+                newest[incident.id] = Case(incident, record.partition, told=told)
                 clean = {("actions", record.partition): 0} | clean | _behind(record)
-        for partition, incident in newest.values():
-            self._book.put(Case(incident, partition))
+        for case in newest.values():
+            self._book.put(case)
         async for record in self._reread(clean):
             self._again += self._fold([record])
         self._clean = {**clean, **self._clean}
@@ -148,8 +149,7 @@ class CorrelateAgent:
             if case.since and now - case.written >= EVIDENCE_EVERY:
                 case.incident = stamped(case.incident)
                 outs.append(self._write(case, now))
-            case.quiet += passed
-            if case.quiet >= limit and case.incident.state not in FINISHED:
+            if case.rest(now, passed, limit) and case.incident.state not in FINISHED:
                 taken = step(
                     case.incident, Quiet(limit, datetime.fromtimestamp(now, UTC)), log=self._log
                 )
@@ -215,8 +215,7 @@ class CorrelateAgent:
     def _take(self, case: Case, taken: Step, now: float) -> Out | None:
         if taken.change == "none" or taken.incident is None:
             return None
-        case.incident = taken.incident
-        case.quiet = 0.0
+        case.news(taken.incident)
         if taken.change == "evidence":
             return None
         self._book.put(case)

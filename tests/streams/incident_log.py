@@ -62,6 +62,8 @@ class Kept:
         self.log: list[Record] = []
         self.sent: list[Record] = []
         self.offset = 0
+        self.now = 0.0
+        """Seconds since 1970 at which `write` writes."""
 
     def agent(self) -> CorrelateAgent:
         context = SimpleNamespace(settings=self.settings, logs={"alerts": LOG})
@@ -83,7 +85,8 @@ class Kept:
             assert out.partition is not None
             self.log.append(
                 Record(
-                    out.topic, out.partition, len(self.log), 0, out.key, out.value, out.headers
+                    out.topic, out.partition, len(self.log), int(self.now * 1000), out.key,
+                    out.value, out.headers,
                 )
             )  # fmt: skip
         return [Incident.decode(out.value) for out in outs]

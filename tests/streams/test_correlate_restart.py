@@ -83,6 +83,22 @@ async def test_what_a_paused_worker_writes_late_does_not_count(kept: Kept) -> No
         assert not case.since
 
 
+@pytest.mark.parametrize("down", [2.0, 1e6])
+async def test_quiet_goes_on_after_a_restart(kept: Kept, down: float) -> None:
+    """It does not begin anew, but neither does a step of the clock end an incident by itself."""
+    kept.now = 1000.0
+    kept.write(await (await started(kept)).process([kept.record(alert())]))
+    now = kept.now
+    for _ in range(3):  # none of them lives for the 6 s that it takes
+        now += down
+        agent = await started(kept)
+        assert await agent.tick(now) == []
+        now += 0.5
+        assert await agent.tick(now) == []
+    (resolved,) = kept.write(await agent.tick(now + 3.0))
+    assert resolved.state == "resolved"
+
+
 async def busy(kept: Kept, seconds: float) -> None:
     """Two models with an alert each every 0.25 s, whose writes do not fall together.
 
