@@ -65,7 +65,7 @@ class Pairs:
 
     def __init__(self) -> None:
         self._scores: OrderedDict[str, _Scored] = OrderedDict()
-        self._waiting: OrderedDict[str, dict[int, int]] = OrderedDict()
+        self._waiting: OrderedDict[str, OrderedDict[int, int]] = OrderedDict()
         self._bytes = 0
         self.waiting = 0
         """Labels that came before their score."""
@@ -78,7 +78,7 @@ class Pairs:
         while len(self._scores) > MOST or (self._bytes > MOST_BYTES and len(self._scores) > 1):
             _, old = self._scores.popitem(last=False)
             self._bytes -= old.size
-        waited = self._waiting.pop(id, {})
+        waited = self._waiting.pop(id, OrderedDict())
         self.waiting -= len(waited)
         met = (scored.meet(row, label) for row, label in sorted(waited.items()))
         return [pair for pair in met if pair is not None]
@@ -88,10 +88,13 @@ class Pairs:
         scored = self._scores.get(id)
         if scored is not None:
             return scored.meet(row, label)
-        rows = self._waiting.setdefault(id, {})
+        rows = self._waiting.setdefault(id, OrderedDict())
         self.waiting += row not in rows
         rows.setdefault(row, label)
         while self.waiting > MOST:
-            _, old = self._waiting.popitem(last=False)
-            self.waiting -= len(old)
+            first, old = next(iter(self._waiting.items()))
+            old.popitem(last=False)  # one by one: many rows may wait for one score
+            self.waiting -= 1
+            if not old:
+                del self._waiting[first]
         return None

@@ -209,7 +209,7 @@ async def test_what_is_no_score_meets_nothing(caplog: pytest.LogCaptureFixture) 
 
 
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest scores, the oldest waiting labels, and scores of many bytes go."""
+    """The oldest scores, the oldest waiting labels of any id, and scores of many bytes go."""
     size = len(score("a", 0).value or b"")
     monkeypatch.setattr(remembered, "MOST", 3)
     monkeypatch.setattr(remembered, "MOST_BYTES", 5 * size)
@@ -230,6 +230,12 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     found.add_label("y", 0, 1)
     found.add_label("y", 1, 1)
     assert found.waiting == 3
+    for row in range(2, 6):
+        found.add_label("y", row, 1)
+    assert found.waiting == 3
+    met = found.add_score("y", score("y", 0, prediction=(0,) * 6))
+    assert [pair.row for pair in met] == [3, 4, 5]
+    assert found.waiting == 0
 
 
 @pytest.mark.parametrize("cut", range(9))
