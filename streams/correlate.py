@@ -17,7 +17,7 @@ from uuid import UUID, uuid5
 from nnsec.adapters import kafka
 from nnsec.adapters.declaration import BROKER_MAX_MESSAGE
 from nnsec.adapters.records import Out, Record
-from nnsec.errors import NNSecError
+from nnsec.errors import NNSecError, SchemaError
 from nnsec.fit import fit
 from nnsec.incidents import (
     ActionSeen,
@@ -116,7 +116,11 @@ class CorrelateAgent:
         for case in newest.values():
             self._book.put(case)
         async for record in self._reread(clean):
-            self._again += self._fold([record])
+            try:
+                self._again += self._fold([record])
+            except SchemaError as error:  # a dead letter, or one when it is delivered
+                logger.warning("passed over %s/%d/%d: %s", record.topic, record.partition,
+                               record.offset, error)  # fmt: skip
         self._clean = {**clean, **self._clean}
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from nnsec.adapters.records import Record
 from schemas.incident import Incident
 from tests.streams.incident_log import T0, Kept, action, alert, started
 
@@ -97,6 +98,15 @@ async def test_quiet_goes_on_after_a_restart(kept: Kept, down: float) -> None:
         assert await agent.tick(now) == []
     (resolved,) = kept.write(await agent.tick(now + 3.0))
     assert resolved.state == "resolved"
+
+
+async def test_a_bad_record_is_passed_over_when_it_is_read_again(kept: Kept) -> None:
+    """It is a dead letter, or becomes one when it is delivered: no reason not to start."""
+    agent = await started(kept)
+    kept.write(await agent.process([kept.record(alert())]))
+    kept.sent.append(Record("alerts", 0, kept.offset + 1, 0, None, b"{"))
+    again = await started(kept)
+    assert await again.process([kept.record(alert())]) == []
 
 
 async def busy(kept: Kept, seconds: float) -> None:
