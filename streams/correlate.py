@@ -177,13 +177,13 @@ class CorrelateAgent:
 
     def _dismissal(self, record: Record) -> Iterable[tuple[UUID | None, Event]]:
         """A signed `dismiss`; remediation writes the dead letter of a command that is not valid."""
+        time = from_millis(record.timestamp)
         try:
-            time = from_millis(record.timestamp)
             command, key_id = commands.open_command(record.value, self._keys, now=time)
             if command.kind != "dismiss":
                 return ()
             target = UUID(command.target)
-        except (NNSecError, ValueError, OverflowError, OSError) as error:
+        except (NNSecError, ValueError) as error:
             logger.debug("command at %d/%d: %s", record.partition, record.offset, error)
             return ()
         event = Dismissed(command.id, command.model, key_id, command.reason, time)
