@@ -1,0 +1,265 @@
+"""What the screen remembers: snapshots, and that a kill or a restart changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnsec.adapters import kafka
+from nnsec.adapters.declaration import declare
+from nnsec.adapters.records import Out, Record
+from nnsec.errors import DigestMismatch
+from nnsec.settings import Settings, parse
+from nnsec.trust import keys
+from nnsec.trust.statements import sign_statement
+from schemas.model_statement import ModelStatement
+from streams import screen, screen_state
+from streams.agent import Context
+from streams.runtime import run
+from streams.screen import ScreenAgent
+from tests.conftest import MadeCheckpoint
+from tests.streams.screening import (
+    HELD,
+    LOGS,
+    NOW,
+    SAMPLES,
+    Topic,
+    by_topic,
+    dumped,
+    found,
+    verdicts,
+)
+
+
+@pytest.mark.parametrize(("ticked", "killed"), [(0, 1), (0, 40), (30, 31), (30, 80), (88, 90)])
+async def test_a_killed_screen_resumes_as_if_it_had_not_been(
+    context: Context, traffic: list[Record], ticked: int, killed: int
+) -> None:
+    """Its successor begins where the snapshot ends, and what comes twice is equal."""
+    topic = Topic()
+    steady = ScreenAgent(context, Topic().read)
+    expected = await steady.process(traffic)
+    first = ScreenAgent(context, topic.read)
+    assert await first.assigned(HELD) == {}
+    outs = []
+    for number, one in enumerate(traffic[:killed]):
+        if number == ticked and number:
+            topic.write(await first.tick(1.0))
+        outs += topic.write(await first.process([one]))
+    second = ScreenAgent(context, topic.read)
+    starts = await second.assigned(HELD)
+    rest = [
+        one for one in traffic
+        if one.offset >= starts.get((SAMPLES, one.partition), 0)
+    ]  # fmt: skip
+    if ticked:
+        assert rest == traffic[ticked:]
+    outs += await second.process(rest)
+    assert verdicts(outs) == verdicts(expected)
+    assert dumped(second) == dumped(steady)
+
+
+async def test_the_first_snapshot_comes_with_the_first_records(
+    context: Context, traffic: list[Record]
+) -> None:
+    """So that no commit ever lies past records that no snapshot leads to."""
+    agent = ScreenAgent(context, Topic().read)
+    outs = await agent.process(traffic[4:6])
+    heads = {out.key: json.loads((out.value or b"").split(b"\n")[0]) for out in outs[:2]}
+    assert {key: head["offset"] for key, head in heads.items()} == {
+        b"screen/0": traffic[4].offset, b"screen/1": traffic[5].offset
+    }  # fmt: skip
+    again = await agent.process(traffic[4:6])
+    assert [out.key for out in again[:2]] == [out.key for out in outs[:2]]
+    assert by_topic(await agent.tick(0.0), "state")
+    assert not by_topic(await agent.process(traffic[6:8]), "state")
+
+
+async def test_snapshots_are_written_at_most_once_a_second(
+    agent: ScreenAgent, traffic: list[Record]
+) -> None:
+    """And only of what has changed."""
+    assert await agent.tick(9.0) == []
+    await agent.process(traffic[:2])
+    assert len(await agent.tick(10.0)) == 2
+    await agent.process(traffic[2:3])
+    assert await agent.tick(10.5) == []
+    assert [out.key for out in await agent.tick(11.0)] == [
+        f"screen/{traffic[2].partition}".encode()
+    ]
+    assert await agent.tick(20.0) == []
+
+
+async def test_a_large_state_is_written_less_often(
+    agent: ScreenAgent, traffic: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that snapshots do not become the most of what is written."""
+    await agent.process(traffic[:2])
+    size = max(len(out.value or b"") for out in await agent.tick(0.0))
+    monkeypatch.setattr(screen, "SNAPSHOT_RATE", size / 10)
+    await agent.process(traffic[2:4])
+    assert await agent.tick(1.0)
+    await agent.process(traffic[4:6])
+    assert await agent.tick(10.0) == []
+    assert len(await agent.tick(30.0)) == 2
+
+
+async def test_a_large_state_is_written_in_parts(
+    context: Context, traffic: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head follows when the parts are there; until then the older snapshot holds."""
+    topic = Topic()
+    agent = ScreenAgent(context, topic.read)
+    topic.write(await agent.process(traffic[:40]))
+    topic.write(await agent.tick(0.0))
+    monkeypatch.setattr(screen_state, "PART_BYTES", 500)
+    topic.write(await agent.process(traffic[40:80]))
+    parts = topic.write(await agent.tick(100.0))
+    assert len(parts) > 8
+    assert all(len(out.value or b"") <= 500 for out in parts)
+    heir = ScreenAgent(context, topic.read)
+    older = await heir.assigned(HELD)
+    topic.write(await agent.process(traffic[80:]))
+    topic.write(await agent.tick(100.1))  # the heads
+    newer = await heir.assigned(HELD)
+    assert all(newer[place] > older[place] for place in newer)
+    rest = [one for one in traffic if one.offset >= newer[SAMPLES, one.partition]]
+    assert len(rest) == 10
+    await heir.process(rest)
+    assert dumped(heir) == dumped(agent)
+    topic.write(await agent.tick(200.0))
+    assert len({key.split(b"/")[2] for key in topic.values if key.count(b"/") == 3}) == 2
+    assert await heir.assigned(HELD) == newer
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda value: value[:-1],
+        lambda value: value[:-20] + bytes([value[-20] ^ 1]) + value[-19:],
+        lambda value: b"[]" + value,
+        lambda value: value.replace(b'"parts": 0', b'"parts": 2'),
+        lambda value: value.replace(b'"offset": ', b'"offset": "x'),
+        lambda _: b"",
+    ],
+)
+async def test_a_damaged_snapshot_is_not_used(
+    context: Context, traffic: list[Record], spoil: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, and the sources of that partition alone begin anew."""
+    topic = Topic()
+    agent = ScreenAgent(context, topic.read)
+    await agent.process(traffic)
+    topic.write(await agent.tick(0.0))
+    out = topic.values[b"screen/1"]
+    topic.write([Out("state", spoil(out.value), out.key)])
+    assert set(await agent.assigned(HELD)) == {(SAMPLES, 0)}
+    assert "begin anew" in caplog.text
+    assert set(agent._states) == {0}
+
+
+async def test_a_snapshot_of_another_log_is_passed_over(
+    context: Context, traffic: list[Record]
+) -> None:
+    """Offsets of a topic that was made anew mean something else."""
+    topic = Topic()
+    agent = ScreenAgent(context, topic.read)
+    await agent.process(traffic)
+    topic.write(await agent.tick(0.0))
+    other = LOGS | {SAMPLES: uuid.UUID(int=7)}
+    heir = ScreenAgent(
+        Context(context.settings, other, context.control, context.checkpoints, context.worker),
+        topic.read,
+    )
+    assert await heir.assigned(HELD) == {}
+    assert await heir.assigned(frozenset()) == {}
+
+
+def test_the_least_recently_used_source_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bounded number is kept, the same however batches are cut; snapshots keep the order."""
+    state = screen_state.Windows(0, capacity=2)
+    for name in ("a", "b", "a", "c"):
+        state.open(("m", name), 4)
+    assert [("m", name) in state for name in "abc"] == [True, False, True]
+    again = screen_state.Windows.load(0, state.dump(), capacity=2)
+    for one in (state, again):
+        one.open(("m", "d"), 4)
+        assert [("m", name) in one for name in "acd"] == [False, True, True]
+
+
+@pytest.mark.parametrize("spoiled", [b"", b"[[1]]\n", b"[1]\n", b'[["m", "s", "x"]]\n', b"7\n"])
+def test_what_lists_no_windows_is_refused(spoiled: bytes) -> None:
+    """With an error of ours, whatever it is."""
+    with pytest.raises(DigestMismatch, match="no list of windows"):
+        screen_state.Windows.load(0, spoiled)
+
+
+def test_a_window_of_other_inputs_begins_anew() -> None:
+    """A model whose input shape was changed in the configuration has other places."""
+    state = screen_state.Windows(0)
+    window = state.open(("m", "a"), 4)
+    assert state.open(("m", "a"), 4) is window
+    assert state.open(("m", "a"), 5).places == 5
+
+
+async def test_on_a_broker_a_restarted_screen_goes_on_as_if_it_had_not_stopped(
+    settings: Settings, checkpoint: MadeCheckpoint, traffic: list[Record], context: Context,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Two runs, one after the other, accept and quarantine what one run would have."""
+    monkeypatch.chdir(tmp_path)
+    mine = checkpoint.configure(settings, tmp_path)
+    mine = parse(
+        mine.model_dump()
+        | {"kafka": mine.kafka.model_dump() | {"start_at": "earliest", "session_timeout": 2.0}}
+    )
+    logs = await declare(mine, now=NOW)
+    statement = ModelStatement(
+        model="digits", epoch=1, phase="activate", version=1, digest=checkpoint.digest,
+        reason="test", issued=datetime.now(UTC), expires=datetime.now(UTC) + timedelta(hours=1),
+    )  # fmt: skip
+    signed = sign_statement(statement, keys.load_private(checkpoint.release_key))
+    outs: list[Out] = []
+    async with kafka.publisher(mine) as publish:
+        await publish(Out("models", signed, b"digits"))
+        for part in (traffic[:50], traffic[50:]):
+            await publish(
+                *(Out(SAMPLES, r.value, r.key, r.headers, partition=r.partition) for r in part)
+            )
+            outs = await _run_until(mine, traffic[: traffic.index(part[-1]) + 1])
+    steady = ScreenAgent(
+        Context(mine, logs, context.control, context.checkpoints, context.worker), Topic().read
+    )
+    sent = [record async for record in kafka.read_to_end(mine, (SAMPLES,))]
+    assert verdicts(outs) == verdicts(await steady.process(sent))
+
+
+async def _run_until(settings: Settings, sent: Sequence[Record]) -> list[Out]:
+    """Run the screen until all that was sent has a verdict, and stop it; what it wrote."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(run(settings, ["screen"], stop=stop))
+    wanted = sum(_rows(record) for record in sent)
+    outs: list[Out] = []
+    tail = kafka.Tail(settings, ("training.accepted", "training.quarantine"))
+    await tail.start()
+    async for record in tail:
+        outs.append(Out(record.topic, record.value, record.key, record.headers))
+        if len(found(verdicts(outs).values())) == wanted:
+            break
+    await tail.stop()
+    stop.set()
+    assert await running == 0
+    return outs
+
+
+def _rows(record: Record) -> int:
+    length = int(dict(record.headers)["inference-header-content-length"] or 0)
+    shape: list[int] = json.loads((record.value or b"")[:length])["inputs"][1]["shape"]
+    return shape[0]
