@@ -77,6 +77,8 @@ class ScreenAgent:
         self._before: dict[int, Windows] = {}
         self._written: dict[int, int] = {}
         """The slot of the last snapshot, of partitions that have one."""
+        self._firsts: dict[int, Windows] = {}
+        """As of when nothing was published yet, of partitions without a snapshot."""
         self._due: dict[int, float] = {}
         self._changed: set[int] = set()
         self._heads: list[Out] = []
@@ -98,7 +100,7 @@ class ScreenAgent:
             async for record in self._read("state"):
                 if record.key and record.key.startswith(b"screen/") and record.value is not None:
                     newest[record.key] = record.value
-        self._states, self._written = {}, {}
+        self._states, self._written, self._firsts = {}, {}, {}
         self._before, self._due, self._changed, self._heads = {}, {}, set(), []
         for number in held:
             try:
@@ -156,7 +158,7 @@ class ScreenAgent:
         rated = await asyncio.to_thread(_rate, suspects, screened, states)
         for record in records:
             states[record.partition].offset = record.offset + 1
-        outs = self._firsts(base) + self._outs(entries, rated)
+        outs = self._first_snapshots(base) + self._outs(entries, rated)
         self._before |= base
         self._states |= states
         self._changed |= states.keys()
@@ -240,12 +242,17 @@ class ScreenAgent:
             base[number] = before if again and before is not None else state
         return base
 
-    def _firsts(self, base: Mapping[int, Windows]) -> list[Out]:
-        """Snapshots from before the first records of partitions that have none."""
+    def _first_snapshots(self, base: Mapping[int, Windows]) -> list[Out]:
+        """Snapshots from before the first records of partitions that have none.
+
+        Until a tick has written one they are of the same moment: earlier batches may still be on
+        their way, so what comes behind them must not be where a successor begins.
+        """
         outs = []
         for number, state in base.items():
             if number not in self._written:
-                parts, head = snapshot(number, state, log=self._log, slot=1)
+                first = self._firsts.setdefault(number, state)
+                parts, head = snapshot(number, first, log=self._log, slot=1)
                 outs += [*parts, head]
         return outs
 
@@ -273,6 +280,7 @@ class ScreenAgent:
         state, slot = self._states[number], 1 - self._written.get(number, 1)
         parts, head = await asyncio.to_thread(snapshot, number, state, log=self._log, slot=slot)
         self._changed.discard(number)
+        self._firsts.pop(number, None)
         self._written[number] = slot
         return parts, head
 

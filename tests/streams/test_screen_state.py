@@ -82,6 +82,21 @@ async def test_the_first_snapshot_comes_with_the_first_records(
     assert not by_topic(await agent.process(traffic[6:8]), "state")
 
 
+async def test_the_first_snapshot_is_not_ahead_of_what_is_published(
+    context: Context, traffic: list[Record]
+) -> None:
+    """Where batches overlap before the first tick, and all but `state` is lost in a kill."""
+    topic = Topic()
+    agent = ScreenAgent(context, topic.read)
+    await agent.assigned(HELD)
+    for start in (0, 10, 20):
+        topic.write(await agent.process(traffic[start : start + 10]))
+    heir = ScreenAgent(context, topic.read)
+    first = {(SAMPLES, one.partition): one.offset for one in reversed(traffic)}
+    assert await heir.assigned(HELD) == first
+    assert all(len(state) == 0 for state in heir._states.values())
+
+
 async def test_snapshots_are_written_at_most_once_a_second(
     agent: ScreenAgent, traffic: list[Record]
 ) -> None:
