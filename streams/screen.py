@@ -1,25 +1,26 @@
 """The screen: every training sample is accepted or quarantined, with the reasons and figures.
 
 A sample is judged by itself and beside the last ones of its source, in log order, so that batches
-cut differently lead to the same. State resumes exactly: a snapshot and the offset it holds for are
-written to ``state``, the first one before the first commit, and reading begins again from there.
+cut differently lead to the same. A snapshot of the windows and the offset it holds for are written
+to ``state``, the first one before the first commit, and reading begins again from there. What lies
+below the committed offset has its outcome: it only advances the windows then.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 
 from nnsec.adapters import kafka
 from nnsec.adapters.declaration import config
+from nnsec.adapters.positions import Bounds
 from nnsec.adapters.records import Out, Record
-from nnsec.errors import DigestMismatch, SchemaError, TransientError
+from nnsec.errors import SchemaError, TransientError
 from nnsec.evidence import ANONYMOUS
 from nnsec.poisoning import Rated, Screened, ScreenSuite
 from schemas.inference import Skipped
@@ -28,19 +29,15 @@ from schemas.training import TOPIC, check_labels, decode_sample
 from streams.agent import Context
 from streams.poison import dead_letter
 from streams.score import SKIPPED, expected_models
+from streams.screen_memory import Memory
 from streams.screen_outs import Item, check_fits, outcomes, summaries
-from streams.screen_state import Windows, restore, snapshot
-
-SNAPSHOT_EVERY = 1.0
-"""Seconds between two snapshots of a partition that has changed …"""
-SNAPSHOT_RATE = 50_000
-"""… and more for a large one: bytes a second that its snapshots may write."""
+from streams.screen_state import Windows
+from streams.swap import Active
 
 SCREENED = Counter("nnsec_screened_samples", "Training samples screened", ["model", "verdict"])
-SOURCES = Gauge("nnsec_screen_sources", "Sources whose last samples are remembered", ["partition"])
 
-logger = logging.getLogger(__name__)
 Reader = Callable[[str], AsyncIterator[Record]]
+FindBounds = Callable[[], Awaitable[Mapping[tuple[str, int], Bounds]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +57,28 @@ class ScreenAgent:
         What the process shares between roles.
     read:
         Reads a topic from the beginning to the end; for tests.
+    bounds:
+        Finds the bounds of every partition, and what the group committed; for tests.
     """
 
     role = "screen"
     topics = (TOPIC,)
     overlaps = True
 
-    def __init__(self, context: Context, read: Reader | None = None) -> None:
+    def __init__(
+        self, context: Context, read: Reader | None = None, bounds: FindBounds | None = None
+    ) -> None:
         self._context = context
         self._read = read or self._read_topic
+        self._bounds = bounds or self._read_bounds
         self._expected = expected_models(context.settings)
         self._log = context.logs[TOPIC]
         declared = config(context.settings, TOPICS["training.accepted"])
         self._limit = int(declared["max.message.bytes"])
-        self._states: dict[int, Windows] = {}
-        self._before: dict[int, Windows] = {}
-        self._written: dict[int, int] = {}
-        """The slot of the last snapshot, of partitions that have one."""
-        self._firsts: dict[int, Windows] = {}
-        """As of when nothing was published yet, of partitions without a snapshot."""
-        self._due: dict[int, float] = {}
-        self._changed: set[int] = set()
-        self._heads: list[Out] = []
+        self._memory = Memory(self._log)
+        self._committed: dict[int, int] = {}
+        """Before these offsets all outcomes are acknowledged, and are not written again."""
+        self._served: dict[str, Active | None] = {}
         context.control.settle(self.role)
 
     # --- what the delivery layer asks ---
@@ -89,47 +86,42 @@ class ScreenAgent:
     async def assigned(
         self, partitions: frozenset[tuple[str, int]]
     ) -> Mapping[tuple[str, int], int]:
-        """Take up the snapshots of all partitions held, and begin where they end.
+        """Take up what all partitions held remember, and begin where that ends.
 
-        What was screened since is screened again, with the same outcome under the same ids: only
-        then is it certain that everything in memory was published.
+        What lies between there and the committed offset is screened again, but not written again:
+        the quarantine or the checkpoint may be another than when it was.
         """
         held = sorted(number for topic, number in partitions if topic == TOPIC)
         newest: dict[bytes, bytes] = {}
+        committed: dict[int, int] = {}
         if held:
             async for record in self._read("state"):
                 if record.key and record.key.startswith(b"screen/") and record.value is not None:
                     newest[record.key] = record.value
-        self._states, self._written, self._firsts = {}, {}, {}
-        self._before, self._due, self._changed, self._heads = {}, {}, set(), []
-        for number in held:
-            try:
-                found = restore(number, newest, log=self._log)
-            except DigestMismatch as error:
-                logger.warning("%s; its sources begin anew", error)
-                continue
-            if found is not None:
-                self._states[number], self._written[number] = found
+            bounds = await self._bounds()
+            for number in held:
+                found = bounds[TOPIC, number]
+                committed[number] = found.begin if found.committed is None else found.committed
+        starts = self._memory.take_up(committed, newest)
+        self._committed = committed
         self._context.control.hold(TOPIC, held)
-        return {(TOPIC, number): state.offset for number, state in self._states.items()}
+        return {(TOPIC, number): offset for number, offset in starts.items()}
 
     def settle(self) -> None:
         """Say that all batches that began earlier are published."""
         self._context.control.settle(self.role)
 
     async def tick(self, now: float) -> Sequence[Out]:
-        """Write snapshots of what has changed; all of it is published by now."""
+        """Write snapshots of what has changed; at once after a swap.
+
+        So that what is read again after a kill was screened by the checkpoint that serves.
+        """
         self.settle()
-        self._before.clear()
-        outs, self._heads = self._heads, []
-        for number in sorted(self._changed):
-            if now >= self._due.get(number, 0.0):
-                parts, head = await self._snapshot(number)
-                size = sum(len(out.value or b"") for out in (*parts, head))
-                self._due[number] = now + max(SNAPSHOT_EVERY, size / SNAPSHOT_RATE)
-                outs += parts or [head]
-                self._heads += [head] if parts else []
-        return outs
+        serving = {model: self._context.control.active(model) for model in self._expected}
+        if serving != self._served:
+            self._memory.hurry()
+            self._served = serving
+        return await self._memory.tick(now)
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
         """Screen one micro-batch with one forward pass a model.
@@ -139,6 +131,7 @@ class ScreenAgent:
         Sequence[Out]
             First snapshots of partitions that have none; for each record its accepted and its
             quarantined samples or a dead letter, in the order of the records; the summaries.
+            Nothing for records below the committed offset.
 
         Raises
         ------
@@ -153,17 +146,17 @@ class ScreenAgent:
             one for one in entries if isinstance(one, Item) and not self._shut(one.sample.source)
         ]
         screened = await self._screen(suspects, serving)
-        base = self._base(records)
+        base = self._memory.base(records)
         states = {number: state.branch() for number, state in base.items()}
         rated = await asyncio.to_thread(_rate, suspects, screened, states)
         for record in records:
             states[record.partition].offset = record.offset + 1
-        outs = self._first_snapshots(base) + self._outs(entries, rated)
-        self._before |= base
-        self._states |= states
-        self._changed |= states.keys()
-        for number, state in states.items():
-            SOURCES.labels(str(number)).set(len(state))
+        fresh = [
+            entry for record, entry in zip(records, entries, strict=True)
+            if record.offset >= self._committed.get(record.partition, 0)
+        ]  # fmt: skip
+        outs = self._memory.firsts(base) + self._outs(fresh, rated)
+        self._memory.advance(base, states)
         return outs
 
     # --- one batch ---
@@ -226,36 +219,6 @@ class ScreenAgent:
                 found[model] = serves.suite, screened
         return found
 
-    def _base(self, records: Sequence[Record]) -> dict[int, Windows]:
-        """The state of each partition as it was before the first of these records.
-
-        Records come again when publishing failed: then what they led to is forgotten first.
-        """
-        base: dict[int, Windows] = {}
-        for record in records:
-            number, offset = record.partition, record.offset
-            if number in base:
-                continue
-            state = self._states.get(number) or Windows(offset)
-            before = self._before.get(number)
-            again = before is not None and before.offset <= offset < state.offset
-            base[number] = before if again and before is not None else state
-        return base
-
-    def _first_snapshots(self, base: Mapping[int, Windows]) -> list[Out]:
-        """Snapshots from before the first records of partitions that have none.
-
-        Until a tick has written one they are of the same moment: earlier batches may still be on
-        their way, so what comes behind them must not be where a successor begins.
-        """
-        outs = []
-        for number, state in base.items():
-            if number not in self._written:
-                first = self._firsts.setdefault(number, state)
-                parts, head = snapshot(number, first, log=self._log, slot=1)
-                outs += [*parts, head]
-        return outs
-
     def _outs(self, entries: Sequence[Item | Out | None], rated: Mapping[int, Rated]) -> list[Out]:
         outs: list[Out] = []
         groups: dict[str, list[Item]] = {}
@@ -273,20 +236,13 @@ class ScreenAgent:
             SCREENED.labels(model, "accepted").inc(sum(len(i.sample) for i in items) - held)
         return outs
 
-    # --- snapshots ---
-
-    async def _snapshot(self, number: int) -> tuple[list[Out], Out]:
-        """Write a partition's state; the head of one in several parts waits for the next tick."""
-        state, slot = self._states[number], 1 - self._written.get(number, 1)
-        parts, head = await asyncio.to_thread(snapshot, number, state, log=self._log, slot=slot)
-        self._changed.discard(number)
-        self._firsts.pop(number, None)
-        self._written[number] = slot
-        return parts, head
-
     async def _read_topic(self, topic: str) -> AsyncIterator[Record]:
         async for record in kafka.read_to_end(self._context.settings, (topic,)):
             yield record
+
+    async def _read_bounds(self) -> Mapping[tuple[str, int], Bounds]:
+        async with kafka.Positions(self._context.settings, self.role, self.topics) as positions:
+            return await positions.read()
 
 
 def _rate(

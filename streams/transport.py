@@ -207,7 +207,10 @@ class Consumer(driver.Consumer):
                 continue
             places[where] = offset
         self._forget(offsets)
-        await self._thread.place(self.intake.void(), places)
+        epoch = self.intake.void()
+        # What an agent reads again below what is committed must not take the group back.
+        self.intake.committed(epoch, {w: begun.offset for w, begun in self._begun.items()})
+        await self._thread.place(epoch, places)
         self.intake.resume()
 
     # --- committing ---

@@ -80,7 +80,7 @@ def context(configured: Settings, checkpoint: MadeCheckpoint) -> Context:
 
 @pytest.fixture
 def agent(context: Context) -> ScreenAgent:
-    return ScreenAgent(context, Topic().read)
+    return Topic().agent(context)
 
 
 @pytest.fixture(scope="module")

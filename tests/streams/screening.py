@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from nnsec.adapters.positions import Bounds
 from nnsec.adapters.records import Out, Record
 from schemas.base import to_millis
 from schemas.outcome import Outcome, decode_outcome
 from schemas.summary import Summary
 from schemas.topics import TOPICS
 from schemas.training import encode_sample
+from streams.agent import Context
 from streams.screen import ScreenAgent
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -25,11 +27,11 @@ HELD = frozenset({(SAMPLES, 0), (SAMPLES, 1)})
 
 
 class Topic:
-    """What was written to ``state``, compacted."""
+    """What was written to ``state``, compacted, and what the group committed, by partition."""
 
-    def __init__(self, outs: Sequence[Out] = ()) -> None:
+    def __init__(self) -> None:
         self.values: dict[bytes, Out] = {}
-        self.write(outs)
+        self.committed: dict[int, int] = {}
 
     def write(self, outs: Sequence[Out]) -> Sequence[Out]:
         for out in outs:
@@ -42,6 +44,12 @@ class Topic:
         yield Record("state", 0, 0, STAMP, b"evidence/0", b"not ours")
         for number, out in enumerate(self.values.values()):
             yield Record("state", 0, number, STAMP, out.key, out.value)
+
+    async def bounds(self) -> Mapping[tuple[str, int], Bounds]:
+        return {place: Bounds(0, 1 << 30, self.committed.get(place[1])) for place in HELD}
+
+    def agent(self, context: Context) -> ScreenAgent:
+        return ScreenAgent(context, self.read, self.bounds)
 
 
 def record(
@@ -95,4 +103,4 @@ def packed(outs: Sequence[Out]) -> bytes:
 
 
 def dumped(agent: ScreenAgent) -> dict[int, tuple[int, bytes]]:
-    return {number: (state.offset, state.dump()) for number, state in agent._states.items()}
+    return {number: (state.offset, state.dump()) for number, state in agent._memory.states.items()}

@@ -189,6 +189,23 @@ async def test_an_agent_names_where_it_begins(quick: Settings) -> None:
         assert sorted(await echoed(quick, 3)) == [b"v1", b"v5", b"v6"]
 
 
+async def test_what_an_agent_reads_again_does_not_take_its_group_back(quick: Settings) -> None:
+    """Else it could not know, after a kill on the way, what had been finished once."""
+    await send(quick, numbers(40 * PARTITIONS))
+    async with kafka.Positions(quick, "echo", (TOPIC,)) as positions:
+        await positions.commit({(TOPIC, n): 40 for n in range(PARTITIONS)})
+
+    def stuck(records: Sequence[Record]) -> None:
+        if any(record.offset >= 20 for record in records):
+            raise TransientError("not yet")
+
+    async with member(quick, Echo(begin={(TOPIC, 0): 0}, before=stuck)) as process:
+        assert len(await echoed(quick, 16)) == 16
+        await asyncio.sleep(1.0)  # two commits
+        assert await lag(quick) == 0
+        assert not process.problems()
+
+
 async def test_partitions_that_an_agent_does_not_name_begin_where_they_did(quick: Settings) -> None:
     """What was read of them before it named others comes to it all the same."""
     async with kafka.Positions(quick, "echo", (TOPIC,)) as positions:

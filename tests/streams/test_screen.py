@@ -76,7 +76,7 @@ async def test_batches_cut_differently_lead_to_the_same(
     context: Context, traffic: list[Record], cuts: list[int]
 ) -> None:
     """Verdicts, figures, rows and state are bit-identical."""
-    whole, pieces = (ScreenAgent(context, Topic().read) for _ in range(2))
+    whole, pieces = (Topic().agent(context) for _ in range(2))
     expected = await whole.process(traffic)
     outs: list[Out] = []
     start = 0
@@ -93,7 +93,7 @@ async def test_what_fails_leaves_no_trace(
     context: Context, traffic: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that raises may come again, whole or split."""
-    agent, steady = (ScreenAgent(context, Topic().read) for _ in range(2))
+    agent, steady = (Topic().agent(context) for _ in range(2))
     for one in (agent, steady):
         await one.process(traffic[:30])
     before = dumped(agent)
@@ -118,7 +118,7 @@ async def test_a_batch_that_could_not_be_published_comes_again(
     context: Context, traffic: list[Record]
 ) -> None:
     """Whole or split, with the same outcome and the same state in the end."""
-    agent, steady = (ScreenAgent(context, Topic().read) for _ in range(2))
+    agent, steady = (Topic().agent(context) for _ in range(2))
     await agent.process(traffic[:30])
     await steady.process(traffic[:30])
     await agent.tick(0.0)
@@ -158,7 +158,7 @@ async def test_a_source_under_quarantine_is_shut_out(
     ]  # fmt: skip
     (summary,) = by_topic(outs, "summaries")
     assert Summary.decode(summary.value).subjects == ("good", "anonymous")
-    assert ("digits", "bad") not in agent._states[0]
+    assert ("digits", "bad") not in agent._memory.states[0]
     outs = await agent.process([record(checkpoint.x[:2], checkpoint.y[:2], 4, source="bad")])
     assert not by_topic(outs, "summaries")
 
@@ -190,7 +190,7 @@ async def test_an_invalid_record_is_a_dead_letter(
     letter = decode_dead_letter(outs[2].key, outs[2].value, outs[2].headers)
     assert (letter.error_class, letter.field) == (error_class, field)
     assert (letter.topic, letter.offset, letter.log) == (SAMPLES, 2, LOGS[SAMPLES])
-    assert agent._states[0].offset == 3
+    assert agent._memory.states[0].offset == 3
 
 
 async def test_responses_are_skipped(agent: ScreenAgent) -> None:
@@ -199,7 +199,7 @@ async def test_responses_are_skipped(agent: ScreenAgent) -> None:
         SAMPLES, 0, 4, STAMP, b"k", b'{"outputs":[]}', (*JSON, ("ce_type", b"a.inference.response"))
     )
     assert [out.topic for out in await agent.process([answer])] == ["state"]
-    assert agent._states[0].offset == 5
+    assert agent._memory.states[0].offset == 5
 
 
 async def test_samples_wait_for_a_checkpoint(context: Context, checkpoint: MadeCheckpoint) -> None:
@@ -226,7 +226,7 @@ async def test_an_outcome_that_may_not_fit_is_a_dead_letter(
     """A record of many tiny samples grows; where only the figures are too much, they go."""
     limit = int(config(context.settings, TOPICS["training.accepted"])["max.message.bytes"])
     assert limit == 1_048_588 + 256 * 1024
-    agent = ScreenAgent(context, Topic().read)
+    agent = Topic().agent(context)
     x, y = np.repeat(checkpoint.x[:1], 20, 0), np.repeat(checkpoint.y[:1], 20)
     agent._limit = screen_outs.PER_RECORD + 20 * (64 + screen_outs.PER_ROW) - 1
     (_, out) = await agent.process([record(x, y, 1)])
@@ -253,4 +253,4 @@ async def test_large_batches_are_told_in_several_summaries(
     assert len(outs) > 2
     assert len({dict(out.headers)["ce_id"] for out in outs}) == len(outs)
     rows = sum(len(Summary.decode(out.value).unpack()) for out in outs)
-    assert rows == len(found(await ScreenAgent(agent._context, Topic().read).process(traffic)))
+    assert rows == len(found(await Topic().agent(agent._context).process(traffic)))

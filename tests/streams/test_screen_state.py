@@ -20,7 +20,7 @@ from nnsec.settings import Settings, parse
 from nnsec.trust import keys
 from nnsec.trust.statements import sign_statement
 from schemas.model_statement import ModelStatement
-from streams import screen, screen_state
+from streams import screen_memory, screen_state
 from streams.agent import Context
 from streams.runtime import run
 from streams.screen import ScreenAgent
@@ -44,16 +44,16 @@ async def test_a_killed_screen_resumes_as_if_it_had_not_been(
 ) -> None:
     """Its successor begins where the snapshot ends, and what comes twice is equal."""
     topic = Topic()
-    steady = ScreenAgent(context, Topic().read)
+    steady = Topic().agent(context)
     expected = await steady.process(traffic)
-    first = ScreenAgent(context, topic.read)
+    first = topic.agent(context)
     assert await first.assigned(HELD) == {}
     outs = []
     for number, one in enumerate(traffic[:killed]):
         if number == ticked and number:
             topic.write(await first.tick(1.0))
         outs += topic.write(await first.process([one]))
-    second = ScreenAgent(context, topic.read)
+    second = topic.agent(context)
     starts = await second.assigned(HELD)
     rest = [
         one for one in traffic
@@ -70,7 +70,7 @@ async def test_the_first_snapshot_comes_with_the_first_records(
     context: Context, traffic: list[Record]
 ) -> None:
     """So that no commit ever lies past records that no snapshot leads to."""
-    agent = ScreenAgent(context, Topic().read)
+    agent = Topic().agent(context)
     outs = await agent.process(traffic[4:6])
     heads = {out.key: json.loads((out.value or b"").split(b"\n")[0]) for out in outs[:2]}
     assert {key: head["offset"] for key, head in heads.items()} == {
@@ -87,14 +87,13 @@ async def test_the_first_snapshot_is_not_ahead_of_what_is_published(
 ) -> None:
     """Where batches overlap before the first tick, and all but `state` is lost in a kill."""
     topic = Topic()
-    agent = ScreenAgent(context, topic.read)
+    agent = topic.agent(context)
     await agent.assigned(HELD)
     for start in (0, 10, 20):
         topic.write(await agent.process(traffic[start : start + 10]))
-    heir = ScreenAgent(context, topic.read)
-    first = {(SAMPLES, one.partition): one.offset for one in reversed(traffic)}
-    assert await heir.assigned(HELD) == first
-    assert all(len(state) == 0 for state in heir._states.values())
+    heir = topic.agent(context)
+    assert await heir.assigned(HELD) == {}  # as committed
+    assert all(len(state) == 0 for state in heir._memory.states.values())
 
 
 async def test_snapshots_are_written_at_most_once_a_second(
@@ -118,7 +117,7 @@ async def test_a_large_state_is_written_less_often(
     """So that snapshots do not become the most of what is written."""
     await agent.process(traffic[:2])
     size = max(len(out.value or b"") for out in await agent.tick(0.0))
-    monkeypatch.setattr(screen, "SNAPSHOT_RATE", size / 10)
+    monkeypatch.setattr(screen_memory, "SNAPSHOT_RATE", size / 10)
     await agent.process(traffic[2:4])
     assert await agent.tick(1.0)
     await agent.process(traffic[4:6])
@@ -131,7 +130,7 @@ async def test_a_large_state_is_written_in_parts(
 ) -> None:
     """The head follows when the parts are there; until then the older snapshot holds."""
     topic = Topic()
-    agent = ScreenAgent(context, topic.read)
+    agent = topic.agent(context)
     topic.write(await agent.process(traffic[:40]))
     topic.write(await agent.tick(0.0))
     monkeypatch.setattr(screen_state, "PART_BYTES", 500)
@@ -139,7 +138,7 @@ async def test_a_large_state_is_written_in_parts(
     parts = topic.write(await agent.tick(100.0))
     assert len(parts) > 8
     assert all(len(out.value or b"") <= 500 for out in parts)
-    heir = ScreenAgent(context, topic.read)
+    heir = topic.agent(context)
     older = await heir.assigned(HELD)
     topic.write(await agent.process(traffic[80:]))
     topic.write(await agent.tick(100.1))  # the heads
@@ -170,14 +169,14 @@ async def test_a_damaged_snapshot_is_not_used(
 ) -> None:
     """It is said, and the sources of that partition alone begin anew."""
     topic = Topic()
-    agent = ScreenAgent(context, topic.read)
+    agent = topic.agent(context)
     await agent.process(traffic)
     topic.write(await agent.tick(0.0))
     out = topic.values[b"screen/1"]
     topic.write([Out("state", spoil(out.value), out.key)])
     assert set(await agent.assigned(HELD)) == {(SAMPLES, 0)}
     assert "begin anew" in caplog.text
-    assert set(agent._states) == {0}
+    assert [len(agent._memory.states[number]) for number in (0, 1)] == [2, 0]
 
 
 async def test_a_snapshot_of_another_log_is_passed_over(
@@ -185,14 +184,14 @@ async def test_a_snapshot_of_another_log_is_passed_over(
 ) -> None:
     """Offsets of a topic that was made anew mean something else."""
     topic = Topic()
-    agent = ScreenAgent(context, topic.read)
+    agent = topic.agent(context)
     await agent.process(traffic)
     topic.write(await agent.tick(0.0))
     other = LOGS | {SAMPLES: uuid.UUID(int=7)}
     heir = ScreenAgent(
         Context(context.settings, other, context.control, context.checkpoints, context.worker),
-        topic.read,
-    )
+        topic.read, topic.bounds,
+    )  # fmt: skip
     assert await heir.assigned(HELD) == {}
     assert await heir.assigned(frozenset()) == {}
 
