@@ -172,6 +172,22 @@ async def test_a_release_that_was_cut_off_accepts_nothing_twice(stage: Stage) ->
     assert [dict(r.headers)["nnsec-offset"] for r in accepted] == [b"9"]
 
 
+async def test_a_release_passes_over_what_a_screen_held_by_itself(stage: Stage) -> None:
+    """Also where the record is held for its source too: it was screened again after a kill."""
+    await sample(stage, "quarantine", 8, "1", nnsec_reasons="outlier,trigger")
+    await sample(stage, "accepted", 8, "0,2")
+    for offset, rows in ((8, "0,1,2"), (9, "0")):
+        await sample(stage, "quarantine", offset, rows, nnsec_reasons="source_quarantined")
+    await sample(stage, "quarantine", 9, "0", "another", nnsec_reasons="outlier")
+    async with stage.crew():
+        await stage.order("quarantine", "s1")
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "done")
+        await stage.order("release", "s1")
+        await stage.until(lambda: stage.outcomes("release")[-1:] == ["done"])
+    accepted = [r for r in stage.tape if r.topic == "training.accepted"]
+    assert [dict(r.headers)["nnsec-offset"] for r in accepted] == [b"9"]
+
+
 async def test_what_is_dropped_stays_out(stage: Stage) -> None:
     """A source that nobody quarantined is so from then on."""
     async with stage.crew():
