@@ -141,12 +141,13 @@ class Memory:
     async def tick(self, now: float) -> list[Out]:
         """Snapshots of what has changed, at a time (s); all that it comes from is published.
 
-        The head of one in several parts waits for the next tick.
+        The head of one in several parts waits for the next tick; until it is there no more parts
+        are written, which would go over those that the head before it speaks of.
         """
         self._before.clear()
         heads, self._heads = self._heads, {}
         outs = list(heads.values())
-        for number in sorted(self._changed):
+        for number in sorted(self._changed - heads.keys()):
             if now >= self._due.get(number, 0.0):
                 parts, head = await self._snapshot(number)
                 size = sum(len(out.value or b"") for out in (*parts, head))

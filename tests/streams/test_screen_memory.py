@@ -13,7 +13,7 @@ from nnsec.trust import keys
 from nnsec.trust.statements import sign_statement
 from schemas.model_statement import ModelStatement
 from schemas.source import Source
-from streams import screen_memory
+from streams import screen_memory, screen_state
 from streams.agent import Context
 from streams.control import Control
 from tests.conftest import MadeCheckpoint
@@ -156,6 +156,26 @@ async def test_the_first_snapshot_begins_where_the_group_does(
     heir = topic.agent(context)
     assert await heir.assigned(HELD) == {}
     assert dumped(heir) == {0: (1, b"[]\n"), 1: (1, b"[]\n")}
+
+
+async def test_parts_wait_for_the_head_before_them(
+    context: Context, traffic: list[Record], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """A late tick writes no parts over those of the older head, which holds until it is there."""
+    monkeypatch.setattr(screen_state, "PART_BYTES", 500)
+    topic = Topic()
+    agent = topic.agent(context)
+    for number, now in enumerate((0.0, 1.0, 2.0, 3.0)):  # parts, heads, parts, heads
+        topic.write(await agent.process(traffic[20 * number : 20 * number + 20]))
+        outs = await agent.tick(now)
+        heads = {out.key for out in outs if (out.key or b"").count(b"/") == 1}
+        assert heads == ({b"screen/0", b"screen/1"} if number % 2 else set())
+        topic.write([out for out in outs if out.key not in heads])
+        await topic.agent(context).assigned(HELD)
+        assert not caplog.records
+        topic.write(outs)
+    assert len(await agent.tick(4.0)) > 4  # what came with the heads
 
 
 async def test_a_swap_is_followed_by_a_snapshot(
