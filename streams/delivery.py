@@ -124,9 +124,8 @@ class Delivery:
         # Only a backlog is worked at twice at once: else what comes later should join the batch.
         await (self._hands.room() if intake.plenty(self._max_batch) else self._hands.empty())
         await self._window.room()
-        limit = 1 if self._singly else self._max_batch
-        batch = await intake.take(limit, TICK_SECONDS, self._serial)
-        if batch is not None:
+        most = 1 if self._singly else self._max_batch
+        if (batch := await intake.take(most, TICK_SECONDS, self._serial)) is not None:
             self._singly -= bool(self._singly)
             self._hands.take(partial(self._guarded, batch))
 
