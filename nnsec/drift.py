@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaincinv
 
-from nnsec.bets import DELTA, KAPPA, Levels
+from nnsec.bets import DELTA, KAPPA, Bets, Levels
 from nnsec.errors import ConfigError
 from nnsec.evidence import ANONYMOUS, Allowance
 from nnsec.sealed import seal, unseal
@@ -121,6 +121,7 @@ class Drift:
         self.spent = (inputs, labels)
         anonymous = client_key(ANONYMOUS)
         self._calm = 0
+        self._bets: dict[int, Bets] = {}
         self._quantiles = np.array([q for _, q in reference.confidence])
         self._levels = len(reference.tiers[0].levels)
         self._panel = Panel(_signals(reference), size=size, allowance=inputs, anonymous=anonymous)
@@ -153,6 +154,7 @@ class Drift:
         return [] if found is None else self._close(found)
 
     def _close(self, shifts: list[Shift]) -> list[Shift]:
+        self._bets.clear()
         if any(shift.verdict == "spread" for shift in shifts):
             self.open, self._calm = True, 0
         elif self.open:
@@ -184,8 +186,19 @@ class Drift:
             return None
         return tuple(float(v) for v in rest)
 
+    def bets(self, tier: int, version: str) -> Bets:
+        """What an input of a tier is judged by; made again only after a window has closed."""
+        if (known := self._bets.get(tier)) is not None:
+            return known
+        rates = list(self.reference.tiers[tier].rates)
+        if (raised := self.raised()) is not None:
+            rates = [max(pair) for pair in zip(rates, raised, strict=True)]
+        bets = Bets.against(self.reference.tiers[0], rates=rates, version=version)
+        self._bets[tier] = bets
+        return bets
+
     def snapshot(self) -> bytes:
-        """All of the state, with a digest; no pickle."""
+        """All of the state but the allowances, with a digest; no pickle."""
         arrays = {f"inputs.{k}": v for k, v in self._panel.state().items()}
         if self._errors is not None:
             arrays |= {f"errors.{k}": v for k, v in self._errors.state().items()}
@@ -200,11 +213,23 @@ class Drift:
             If its bytes are not what was written.
         """
         arrays = unseal(snapshot)
+        self._bets.clear()
         self.open, self._calm = bool(arrays["flags"][0]), int(arrays["flags"][1])
         for prefix, panel in (("inputs.", self._panel), ("errors.", self._errors)):
             if panel is not None:
                 part = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
                 panel.restore(part)
+
+
+def open_in(snapshot: bytes) -> bool:
+    """Whether drift was open when its snapshot was written.
+
+    Raises
+    ------
+    DigestMismatch
+        If its bytes are not what was written.
+    """
+    return bool(unseal(snapshot)["flags"][0])
 
 
 def client_key(client: str) -> int:

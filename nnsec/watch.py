@@ -7,19 +7,20 @@ how rows were cut into summaries. A row at or below the highest position applied
 from __future__ import annotations
 
 import json
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from nnsec import wording
-from nnsec.drift import WINDOW, Drift, Reference
+from nnsec.drift import WINDOW, Reference
 from nnsec.episodes import Episode, Episodes, Report
 from nnsec.evidence import Allowance, Bets, Crossing, Evidence, Levels
 from nnsec.sealed import seal, unseal
 from nnsec.settings import Budget
 from nnsec.signals import Place, Shift
+from nnsec.versions import Versions
 from schemas.alert import Alert
 from schemas.base import to_millis
 from schemas.summary import Summary
@@ -28,8 +29,6 @@ CLIENTS, SOURCES, DRIFT, ERRORS = 0.5, 0.3, 0.15, 0.05
 """Shares of the budget; they sum to 1 over all that can accuse."""
 SOURCE_MEMORY = 1 << 14
 """Samples come slower than inputs, so that fewer of them are remembered as repeats."""
-VERSIONS = 2
-"""Checkpoints whose drift is kept: around a swap two of them score."""
 
 
 class Watch:
@@ -61,16 +60,14 @@ class Watch:
             memory=SOURCE_MEMORY,
         )
         windows = max(1.0, inputs / WINDOW)
-        self._spent = (
-            Allowance(weight=DRIFT * daily / windows, daily=DRIFT * daily),
-            Allowance(weight=ERRORS * daily / windows, daily=ERRORS * daily),
+        self._versions = Versions(
+            inputs=Allowance(weight=DRIFT * daily / windows, daily=DRIFT * daily),
+            labels=Allowance(weight=ERRORS * daily / windows, daily=ERRORS * daily),
         )
         self.episodes = Episodes(model, self._report)
         self._applied: dict[tuple[str, str, int], tuple[int, int]] = {}
-        self._drifts: OrderedDict[str, Drift] = OrderedDict()
-        self._stored: dict[str, bytes] = {}
         self._levels: dict[str, Levels] = {}
-        self._bets: dict[tuple[str, str, int], tuple[int, Bets]] = {}
+        self._bets: dict[str, Bets] = {}
         self._recent: deque[Place] = deque(maxlen=100)
 
     def apply(self, summary: Summary, reference: Reference) -> list[Alert]:
@@ -113,15 +110,16 @@ class Watch:
     @property
     def drifting(self) -> bool:
         """Whether drift is open for a checkpoint that scores."""
-        return any(drift.open for drift in self._drifts.values())
+        return self._versions.drifting
 
     def _input(
         self, summary: Summary, reference: Reference, row: tuple[Any, ...], where: Place
     ) -> list[Alert]:
         subject, prediction, confidence, _, _, level, tier, fingerprint = row[3:]
         client, version = summary.subjects[subject], summary.model_version
-        drift = self._drift(version, reference)
-        bets = self._bet("input", version, reference, min(tier, len(reference.tiers) - 1), drift)
+        drift = self._versions.drift(version, reference)
+        bets = drift.bets(min(tier, len(reference.tiers) - 1), version)
+        self._levels[f"input/{version}"] = reference.tiers[0]
         counted, crossing = self.clients.update(client, level, fingerprint, bets, now=self.now)
         if not counted:
             return []
@@ -138,12 +136,16 @@ class Watch:
         self, summary: Summary, reference: Reference, row: tuple[Any, ...], where: Place
     ) -> list[Alert]:
         subject, _, _, _, _, level, _, reasons, fingerprint = row[3:]
-        if reference.screen is None:
+        screen = reference.screen
+        if screen is None:
             return []
         source, version = summary.subjects[subject], summary.model_version
         named = [name for bit, name in enumerate(summary.reasons) if reasons >> bit & 1]
         tag = wording.tag(named)
-        bets = self._bet("sample", version, reference, 0, None)
+        bets = self._bets.get(version)
+        if bets is None:
+            bets = self._bets[version] = Bets.against(screen, rates=screen.rates, version=version)
+        self._levels[f"sample/{version}"] = screen
         counted, crossing = self.sources.update(
             source, level, fingerprint, bets, now=self.now, tag=tag
         )
@@ -159,7 +161,7 @@ class Watch:
         self, summary: Summary, reference: Reference, row: tuple[Any, ...], where: Place
     ) -> list[Alert]:
         subject, prediction, label = row[3:]
-        drift = self._drift(summary.model_version, reference)
+        drift = self._versions.drift(summary.model_version, reference)
         client = summary.subjects[subject]
         shifts = drift.add_label(client, prediction != label, where)
         return self._shifted(shifts, summary.model_version, where)
@@ -216,38 +218,6 @@ class Watch:
         episode.positions.extend(place[1:5] for place in self._recent)
         return [self.episodes.send(episode, self.now)] if fresh else []
 
-    def _drift(self, version: str, reference: Reference) -> Drift:
-        drift = self._drifts.get(version)
-        if drift is None:
-            inputs, labels = self._spent
-            drift = Drift(reference, inputs=inputs, labels=labels)
-            if (stored := self._stored.pop(version, None)) is not None:
-                drift.restore(stored)
-            self._drifts[version] = drift
-            while len(self._drifts) > VERSIONS:
-                self._drifts.popitem(last=False)
-        else:
-            self._drifts.move_to_end(version)
-        return drift
-
-    def _bet(
-        self, kind: str, version: str, reference: Reference, tier: int, drift: Drift | None
-    ) -> Bets:
-        """The bets of a tier, made again only after a window has closed."""
-        windows = drift.windows if drift else 0
-        known = self._bets.get((kind, version, tier))
-        if known is not None and known[0] == windows:
-            return known[1]
-        base = reference.tiers[0] if kind == "input" else reference.screen
-        assert base is not None  # noqa: S101 - samples without a screen were left out before
-        rates = list(base.rates if kind == "sample" else reference.tiers[tier].rates)
-        if drift is not None and (raised := drift.raised()) is not None:
-            rates = [max(pair) for pair in zip(rates, raised, strict=True)]
-        bets = Bets.against(base, rates=rates, version=version)
-        self._levels[f"{kind}/{version}"] = base
-        self._bets[kind, version, tier] = (windows, bets)
-        return bets
-
     def _report(self, episode: Episode) -> Report:
         if episode.rule == "drift":
             return wording.drift_report(episode)
@@ -257,13 +227,10 @@ class Watch:
 
     def snapshot(self) -> bytes:
         """All of the state behind its SHA-256; no pickle."""
-        drifts = {version: drift.snapshot() for version, drift in self._drifts.items()}
-        kept = {**self._stored, **drifts}
         state = {
             "now": self.now,
             "counts": [self.redelivered, self.concentrated],
-            "drifts": list(kept),
-            "spent": [allowance.state() for allowance in self._spent],
+            **self._versions.state(),
             "applied": [[*key, *value] for key, value in self._applied.items()],
             "recent": list(self._recent),
             "episodes": self.episodes.state(),
@@ -271,7 +238,7 @@ class Watch:
                 name: [level.n, level.levels, level.rates] for name, level in self._levels.items()
             },
         }
-        parts = {f"drift{i}": raw for i, raw in enumerate(kept.values())}
+        parts = {f"drift{i}": raw for i, raw in enumerate(self._versions.snapshots())}
         parts |= {"clients": self.clients.snapshot(), "sources": self.sources.snapshot()}
         parts["state"] = json.dumps(state, separators=(",", ":")).encode()
         return seal(**{name: np.frombuffer(raw, np.uint8) for name, raw in parts.items()})
@@ -290,11 +257,8 @@ class Watch:
         self.redelivered, self.concentrated = state["counts"]
         self.clients.restore(parts["clients"])
         self.sources.restore(parts["sources"])
-        self._drifts.clear()
+        self._versions.restore(state, [parts[f"drift{i}"] for i in range(len(state["drifts"]))])
         self._bets.clear()
-        self._stored = {version: parts[f"drift{i}"] for i, version in enumerate(state["drifts"])}
-        for allowance, spent in zip(self._spent, state["spent"], strict=True):
-            allowance.restore(spent)
         self._applied = {(r[0], r[1], r[2]): (r[3], r[4]) for r in state["applied"]}
         self._recent = deque((tuple(place) for place in state["recent"]), maxlen=100)
         self._levels = {

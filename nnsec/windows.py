@@ -195,11 +195,11 @@ class Panel:
         return rest, bool(rest > high or rest < low), share, int((excess > 0).sum())
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All that `restore` needs, as arrays."""
+        """All that `restore` needs, as arrays; not the allowance, which others draw from too."""
         change = [c.state() for c in self._change]
         places = [self._first, *self._since]
         return {
-            "counters": np.array([self._filled, self.windows, *self.allowance.state()], np.int64),
+            "counters": np.array([self._filled, self.windows], np.int64),
             "keys": self._keys[: self._filled], "values": self._values[: self._filled],
             "m": self._m, "found": self._found,
             "cuts": np.array([len(v.keys) for v in self._history], np.int64),
@@ -214,8 +214,8 @@ class Panel:
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take up what `state` gave, of a panel with the same signals."""
-        self._filled, self.windows, *spent = (int(v) for v in state["counters"])
-        self.allowance.restore(spent)
+        # What once followed these two was the allowance, as it stood when this was written.
+        self._filled, self.windows = (int(v) for v in state["counters"][:2])
         self._keys[: self._filled] = state["keys"]
         self._values[: self._filled] = state["values"]
         self._m, self._found = state["m"].copy(), state["found"].copy()

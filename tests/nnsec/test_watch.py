@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,9 +17,12 @@ from nnsec.bets import Levels
 from nnsec.drift import WINDOW, Reference
 from nnsec.episodes import QUIET_MS, RESEND_MS, Episodes, Report
 from nnsec.errors import DigestMismatch, SchemaError
+from nnsec.evidence import DAY_MS
+from nnsec.sealed import seal, unseal
 from nnsec.settings import Budget
 from nnsec.signals import Place
-from nnsec.watch import VERSIONS, Watch
+from nnsec.versions import VERSIONS
+from nnsec.watch import Watch
 from schemas.alert import Alert
 from schemas.base import from_millis
 from schemas.summary import INPUT_ROW, LABEL_ROW, SAMPLE_ROW, Summary
@@ -222,8 +226,8 @@ def test_two_checkpoints_are_judged_side_by_side() -> None:
     watched, feed = watch(), Feed()
     for version in ("1", "2", "1", "3"):
         watched.apply(feed.inputs(WINDOW, 0, version=version), REFERENCE)
-    assert list(watched._drifts) == ["1", "3"]
-    assert len(watched._drifts) == VERSIONS
+    assert list(watched._versions) == ["1", "3"]
+    assert len(list(watched._versions)) == VERSIONS
 
 
 def test_a_summary_that_cannot_be_read_changes_nothing() -> None:
@@ -262,6 +266,119 @@ def test_a_snapshot_resumes_bit_identically(cut: int) -> None:
     assert [a for s in summaries[cut:] for a in resumed.apply(s, REFERENCE)] == later
     assert resumed.snapshot() == whole.snapshot()
     assert cut > 90 or len({alert.threat for alert in later}) == 3
+
+
+def again(watched: Watch, budget: Budget | None = None) -> Watch:
+    """The next life: what a worker has after a kill."""
+    resumed = Watch("digits", budget or Budget())
+    resumed.restore(watched.snapshot())
+    return resumed
+
+
+def drawn(seed: int, count: int = 80) -> list[Summary]:
+    """Rows of all kinds, of a new checkpoint every 30 summaries, seconds apart."""
+    rng, feed, found = np.random.default_rng(seed), Feed(), []
+    for i in range(count):
+        feed.time += int(rng.integers(0, 8000))
+        size, level, kind = int(rng.integers(1, 90)), int(rng.integers(0, 6)), rng.integers(0, 4)
+        if kind == 0:
+            found.append(feed.attack(1 + size % 4, f"m{size % 3}"))
+        elif kind == 1:
+            rows = [(f"s{size % 3}", {"level": level, "reasons": size % 8})] * (1 + size % 8)
+            found.append(feed.make("sample", rows))
+        elif kind == 2:
+            labels = [(f"c{j}", {"prediction": size % 2}) for j in range(20)]
+            found.append(feed.make("label", labels, version=str(1 + i // 31)))
+        else:
+            found.append(feed.inputs(size, level // 2, version=str(1 + i // 30)))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_restart_after_every_summary_changes_nothing(seed: int) -> None:
+    """Alerts and state are those of one life, whichever rows come first after a restart."""
+    whole, resumed = watch(), watch()
+    for summary in drawn(seed):
+        resumed = again(resumed)
+        assert resumed.apply(summary, REFERENCE) == whole.apply(summary, REFERENCE)
+    assert resumed.snapshot() == whole.snapshot()
+
+
+def test_a_drift_lasts_over_a_restart() -> None:
+    """Its episode goes on, though no row of its checkpoint has come since."""
+    watched, feed = watch(), Feed()
+    watched.apply(feed.inputs(4 * WINDOW, 0), REFERENCE)
+    found = watched.apply(feed.inputs(6 * WINDOW, 5), REFERENCE)
+    resumed = again(watched)
+    assert resumed.drifting
+    feed.time += QUIET_MS + 1000
+    found += resumed.apply(feed.inputs(WINDOW, 5), REFERENCE)
+    drift = [alert for alert in found if alert.threat == "drift"]
+    assert [(a.episode, a.seq) for a in drift] == [(drift[0].episode, n) for n in range(2)]
+
+
+def test_no_restart_hands_out_a_day_of_the_budget_again() -> None:
+    """Nor does a late row of a checkpoint whose drift was written on an earlier day."""
+    budget = Budget(expected_inputs_per_day=10.0 * WINDOW)
+    watched, feed = Watch("digits", budget), Feed()
+    watched.apply(feed.inputs(WINDOW, 0), REFERENCE)
+    feed.time = 5 * DAY_MS
+    watched.apply(feed.inputs(4 * WINDOW, 0, version="2"), REFERENCE)
+    for _ in range(2):
+        watched = again(watched, budget)
+        watched.apply(feed.inputs(4 * WINDOW, 0, version="2"), REFERENCE)
+        watched.apply(feed.inputs(1, 0), REFERENCE)
+    assert watched._versions.state()["spent"][0] == (5, 10)
+
+
+def test_checkpoints_do_not_pile_up_over_restarts() -> None:
+    """The same two are kept as in one life, and one that was forgotten begins anew."""
+    whole, resumed, feed = watch(), watch(), Feed()
+    for version in ("1", "2", "3", "1", "4", "2", "2", "1"):
+        resumed = again(resumed)
+        summary = feed.inputs(WINDOW + 3, 0, version=version)
+        assert resumed.apply(summary, REFERENCE) == whole.apply(summary, REFERENCE)
+        assert resumed.snapshot() == whole.snapshot()
+    assert list(resumed._versions) == ["2", "1"]
+
+
+def test_a_checkpoint_that_was_forgotten_is_judged_anew() -> None:
+    """By its own rates, and not by those that were raised for its earlier drift."""
+    watched, feed = watch(), Feed()
+    labels = [(f"c{i % 12}", {"prediction": 1, "label": 1}) for i in range(WINDOW)]
+    rows = [(f"c{i % 12}", {"level": 3}) for i in range(4 * WINDOW)]
+    watched.apply(feed.make("input", rows + rows[:1]), REFERENCE)
+    for version in ("2", "3"):
+        watched.apply(feed.inputs(1, 0, version=version), REFERENCE)
+    for _ in range(4):
+        watched.apply(feed.make("label", labels), REFERENCE)
+    resumed, summary = again(watched), feed.attack(60, level=3)
+    assert watched.apply(summary, REFERENCE) == resumed.apply(summary, REFERENCE)
+    assert watched.snapshot() == resumed.snapshot()
+
+
+def test_a_snapshot_of_an_earlier_nnsec_is_taken_up() -> None:
+    """It held drifts of more checkpoints, and in each the allowance of when it was written."""
+    watched, feed = watch(), Feed()
+    for version in ("1", "2"):
+        watched.apply(feed.inputs(WINDOW + 9, 0, version=version), REFERENCE)
+    parts = {name: array.tobytes() for name, array in unseal(watched.snapshot()).items()}
+    state = json.loads(parts["state"])
+    for name in ("drift0", "drift1"):
+        arrays = unseal(parts[name])
+        for prefix in ("inputs.", "errors."):
+            counters = arrays[prefix + "counters"]
+            arrays[prefix + "counters"] = np.array([*counters, 3, 1], np.int64)
+        parts[name] = seal(**arrays)
+    parts["drift2"], parts["drift1"] = parts["drift1"], parts["drift0"]
+    state["drifts"] = ["0", "1", "2"]
+    parts["state"] = json.dumps(state).encode()
+    resumed = watch()
+    resumed.restore(seal(**{name: np.frombuffer(raw, np.uint8) for name, raw in parts.items()}))
+    for version in ("1", "2"):
+        summary = feed.inputs(WINDOW, 0, version=version)
+        assert resumed.apply(summary, REFERENCE) == watched.apply(summary, REFERENCE)
+    assert resumed.snapshot() == watched.snapshot()
 
 
 @pytest.mark.parametrize("at", [0, 33, 500, -1])
