@@ -91,11 +91,8 @@ class JoinAgent:
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
         """Take in a batch: summaries of what met, labels to forward, dead letters."""
         outs: list[Out] = []
-        met: dict[tuple[str, int, str], list[tuple[Record, Pair]]] = {}
-        for record in records:
-            for pair in self._take(record, outs):
-                met.setdefault((pair.model, pair.version, record.topic), []).append((record, pair))
-        return outs + [self._summary(*key, pairs) for key, pairs in met.items()]
+        met = [(record, pair) for record in records for pair in self._take(record, outs)]
+        return outs + [self._summary(*found) for found in _cut(met)]
 
     async def tick(self, now: float) -> Sequence[Out]:  # noqa: ARG002 - the interface of agents
         """Nothing depends on time."""
@@ -150,6 +147,27 @@ class JoinAgent:
             self._context.settings, self.topics, start, only=True
         ):
             yield record
+
+
+def _cut(
+    met: Sequence[tuple[Record, Pair]],
+) -> list[tuple[str, int, str, list[tuple[Record, Pair]]]]:
+    """Model, version, topic and rows of each summary.
+
+    Where the version changes along a partition a later summary begins: the owner of the model takes
+    a row below one that it has applied for a redelivered one.
+    """
+    last: dict[tuple[str, str, int], tuple[int, int]] = {}
+    found: dict[tuple[int, str, int, str], list[tuple[Record, Pair]]] = {}
+    for record, pair in met:
+        place = pair.model, record.topic, record.partition
+        turn, version = last.get(place, (0, pair.version))
+        turn += version != pair.version
+        last[place] = turn, pair.version
+        key = turn, pair.model, pair.version, record.topic
+        found.setdefault(key, []).append((record, pair))
+    in_turn = sorted(found.items(), key=lambda item: item[0][0])
+    return [(model, version, topic, rows) for (_, model, version, topic), rows in in_turn]
 
 
 def _forward(record: Record, label: Label, place: int) -> Out:

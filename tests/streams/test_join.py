@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -155,14 +156,42 @@ async def test_the_newest_score_of_an_id_counts() -> None:
     assert [row[5] for row in told(await agent.process([label("a", 1, 0)]))] == [2]
 
 
+def names(partition: int, count: int) -> list[str]:
+    found = (f"i{n}" for n in itertools.count())
+    return list(itertools.islice((name for name in found if place(name) == partition), count))
+
+
 async def test_one_summary_for_each_checkpoint() -> None:
-    """A summary speaks of one version; its rows keep the order of their topic."""
+    """A summary speaks of one version, and takes the rows of all partitions."""
     agent = await Logs().agent()
-    await agent.process([score(f"i{n}", n, version=1 + n % 2) for n in range(6)])
-    outs = await agent.process([label(f"i{n}", n, 1) for n in range(6)])
-    assert [len(Summary.decode(out.value).unpack()) for out in outs] == [3, 3]
+    chosen = [name for partition in range(COUNT) for name in names(partition, 3)]
+    await agent.process(
+        [score(name, n, version=1 + place(name) % 2) for n, name in enumerate(chosen)]
+    )
+    outs = await agent.process([label(name, n, 1) for n, name in enumerate(chosen)])
+    assert [len(Summary.decode(out.value).unpack()) for out in outs] == [6, 6]
     assert {Summary.decode(out.value).model_version for out in outs} == {"1", "2"}
     assert len({dict(out.headers)["ce_id"] for out in outs}) == 2
+
+
+@pytest.mark.parametrize("size", [1, 7, 24])
+async def test_positions_only_grow_over_the_summaries_of_two_checkpoints(size: int) -> None:
+    """However labels are cut into batches: the owner of the model drops what lies below."""
+    agent = await Logs().agent()
+    chosen = [name for pair in zip(names(0, 12), names(1, 12), strict=True) for name in pair]
+    versions = [1, 1, 2, 1, 2, 2, 1, 1, 1, 2, 2, 1, 2, 1, 1, 2, 1, 2, 2, 2, 1, 1, 2, 1]
+    scores = [
+        score(name, n, version=v) for n, (name, v) in enumerate(zip(chosen, versions, strict=True))
+    ]
+    await agent.process(scores)
+    labels = [label(name, n, 1) for n, name in enumerate(chosen)]
+    outs = [out for n in range(0, 24, size) for out in await agent.process(labels[n : n + size])]
+    rows = told(outs)
+    assert len(rows) == 24
+    for partition in range(2):
+        found = [offset for _, number, offset, *_ in rows if number == partition]
+        assert found == sorted(found)
+    assert len({dict(out.headers)["ce_id"] for out in outs}) == len(outs) <= 24
 
 
 async def test_a_label_elsewhere_is_forwarded_once() -> None:
