@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 
 import numpy as np
 from aiokafka.partitioner import murmur2
@@ -25,6 +26,7 @@ from schemas.summary import LABEL_ROW, Summary
 from streams.agent import Context
 from streams.pairs import MOST, Pair, Pairs
 from streams.poison import dead_letter
+from streams.times import stream_time
 
 LABELS, SCORES = "labels", "scores"
 FORWARDED = "nnsec-forwarded"
@@ -131,7 +133,7 @@ class JoinAgent:
         time = from_millis(max(record.timestamp for record, _ in met))
         summary = Summary.pack(
             rows, kind="label", log=log, topic=topic, model=model, model_version=str(version),
-            time=time, subjects=tuple(clients),
+            time=stream_time(time, now=datetime.now(UTC)), subjects=tuple(clients),
         )  # fmt: skip
         name = uuid.uuid5(log, f"{topic}/{first.partition}/{first.offset}/summary/{version}")
         headers = event_headers("summary", id=str(name), source_role=self.role, time=time)

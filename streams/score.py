@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -24,6 +25,7 @@ from streams.agent import Context
 from streams.poison import dead_letter
 from streams.rows import join, pack, split, verdicts
 from streams.swap import Active
+from streams.times import stream_time
 
 INPUTS = "inference.inputs"
 SUMMARY_ROWS = 8192
@@ -187,7 +189,8 @@ class ScoreAgent:
             part = rows[start : start + SUMMARY_ROWS]
             summary = Summary.pack(
                 part, kind="input", log=log, topic=INPUTS, model=model,
-                model_version=str(version), time=time, subjects=tuple(numbers),
+                model_version=str(version), time=stream_time(time, now=datetime.now(UTC)),
+                subjects=tuple(numbers),
             )  # fmt: skip
             first = "/".join(str(part[0][name]) for name in ("partition", "offset", "row"))
             name = uuid.uuid5(log, f"{INPUTS}/{first}/summary")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from schemas.headers import event_headers
 from schemas.outcome import Figure, Outcome, Verdict, encode_outcome
 from schemas.summary import SAMPLE_ROW, Summary
 from schemas.training import TOPIC, Sample
+from streams.times import stream_time
 
 SOURCE_QUARANTINED = "source_quarantined"
 SUMMARY_ROWS = 8192
@@ -144,8 +146,8 @@ def summaries(items: Sequence[Item], *, log: UUID) -> Iterator[Out]:
         part = rows[start : start + SUMMARY_ROWS]
         summary = Summary.pack(
             part, kind="sample", log=log, topic=TOPIC, model=first.sample.model,
-            model_version=str(first.version), time=time, subjects=tuple(numbers), reasons=names,
-            notes=notes,
+            model_version=str(first.version), time=stream_time(time, now=datetime.now(UTC)),
+            subjects=tuple(numbers), reasons=names, notes=notes,
         )  # fmt: skip
         place = "/".join(str(part[0][name]) for name in ("partition", "offset", "row"))
         name = str(uuid.uuid5(log, f"{TOPIC}/{place}/summary"))

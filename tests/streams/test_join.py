@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -125,6 +126,15 @@ async def test_a_label_meets_its_score() -> None:
     headers = dict(outs[0].headers)
     assert headers["ce_type"] == b"nnsec.summary.v1"
     assert headers["ce_source"] == b"/nnsec/join"
+
+
+async def test_a_timestamp_of_the_future_moves_no_time() -> None:
+    """A summary is at most 5 s ahead of the clock."""
+    agent = await Logs().agent()
+    await agent.process([score("a", 3)])
+    later = to_millis(datetime.now(UTC) + timedelta(days=400))
+    (out,) = await agent.process([replace(label("a", 9, 2), timestamp=later)])
+    assert Summary.decode(out.value).time <= datetime.now(UTC) + timedelta(seconds=5)
 
 
 async def test_a_label_that_comes_first_waits() -> None:

@@ -7,6 +7,7 @@ import base64
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,17 @@ def record(
     return Record(
         "inference.inputs", partition, offset, STAMP + offset, key, value, (*own, *headers)
     )
+
+
+async def test_a_timestamp_of_the_future_moves_no_time(
+    agent: ScoreAgent, checkpoint: MadeCheckpoint
+) -> None:
+    """A summary is at most 5 s ahead of the clock; an event's own time is still its record's."""
+    later = datetime.now(UTC) + timedelta(days=400)
+    ahead = replace(record(checkpoint.x[0], 0), timestamp=to_millis(later))
+    (out,) = by_topic(await agent.process([ahead]), "summaries")
+    assert Summary.decode(out.value).time <= datetime.now(UTC) + timedelta(seconds=5)
+    assert (dict(out.headers)["ce_time"] or b"")[:10].decode() == str(later.date())
 
 
 def raw(value: bytes | None, offset: int, headers: Any = JSON) -> Record:

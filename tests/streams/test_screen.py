@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,16 @@ from tests.streams.screening import (
 )
 
 JSON = (("content-type", b"application/json"),)
+
+
+async def test_a_timestamp_of_the_future_moves_no_time(
+    agent: ScreenAgent, checkpoint: MadeCheckpoint
+) -> None:
+    """A summary is at most 5 s ahead of the clock."""
+    later = to_millis(datetime.now(UTC) + timedelta(days=400))
+    ahead = replace(record(checkpoint.x[0], checkpoint.y[0], 0), timestamp=later)
+    (out,) = by_topic(await agent.process([ahead]), "summaries")
+    assert Summary.decode(out.value).time <= datetime.now(UTC) + timedelta(seconds=5)
 
 
 async def test_every_sample_has_a_verdict_and_a_row(
