@@ -2,6 +2,10 @@
 
 What is restored waits as bytes until a row of its checkpoint comes, because the reference comes
 with it; it counts as kept all the while, so that a restart neither ends a drift nor keeps one.
+
+A checkpoint that another has replaced drifts no more, though no calm windows of it can come: else a
+drift would outlast the checkpoint that mends it. If it scores again, as after a rollback, its drift
+goes on from where it was.
 """
 
 from __future__ import annotations
@@ -16,6 +20,12 @@ from nnsec.evidence import Allowance
 
 VERSIONS = 2
 """Checkpoints whose drift is kept: around a swap two of them score."""
+REPLACED_MS = 60_000
+"""Stream time over which another checkpoint's inputs come, and none of this one, until it counts as
+replaced. No worker scores with a checkpoint for longer than 10 s after another was activated, and a
+timestamp is at most 5 s ahead of the clock. Which checkpoint scores is not for clients to choose,
+so none of them can end a drift by it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,8 @@ class Versions:
     def __init__(self, *, inputs: Allowance, labels: Allowance) -> None:
         self._spent = (inputs, labels)
         self._drifts: OrderedDict[str, Drift | _Stored] = OrderedDict()
+        # First and last time of another's input since the last input of a checkpoint.
+        self._others: dict[str, tuple[int, int]] = {}
 
     def __iter__(self) -> Iterator[str]:
         """The checkpoints kept; the one whose last row is oldest comes first."""
@@ -63,18 +75,33 @@ class Versions:
             self._drifts[version] = found
         self._drifts.move_to_end(version)
         while len(self._drifts) > VERSIONS:
-            self._drifts.popitem(last=False)
+            gone, _ = self._drifts.popitem(last=False)
+            self._others.pop(gone, None)
         return found
+
+    def scored(self, version: str, now: int) -> None:
+        """Note that a checkpoint has scored an input, at stream time ``now`` (ms)."""
+        self._others.pop(version, None)
+        for other in self._drifts:
+            if other != version:
+                first, _ = self._others.get(other, (now, now))
+                self._others[other] = (first, now)
+
+    def replaced(self, version: str) -> bool:
+        """Whether others have scored for a minute, and this checkpoint has not."""
+        first, last = self._others.get(version, (0, 0))
+        return last - first >= REPLACED_MS
 
     @property
     def drifting(self) -> bool:
-        """Whether drift is open for a checkpoint that is kept."""
-        return any(drift.open for drift in self._drifts.values())
+        """Whether drift is open for a checkpoint that has not been replaced."""
+        return any(d.open and not self.replaced(version) for version, d in self._drifts.items())
 
     def state(self) -> dict[str, Any]:
         """Plain values for JSON, beside `snapshots`."""
         return {
             "drifts": list(self._drifts),
+            "others": [[version, *times] for version, times in self._others.items()],
             "spent": [allowance.state() for allowance in self._spent],
         }
 
@@ -94,5 +121,6 @@ class Versions:
         # What an earlier nnsec wrote may hold more of them, oldest first.
         kept = list(zip(state["drifts"], stored, strict=True))[-VERSIONS:]
         self._drifts = OrderedDict(kept)
+        self._others = {name: (first, last) for name, first, last in state.get("others", ())}
         for allowance, spent in zip(self._spent, state["spent"], strict=True):
             allowance.restore(spent)

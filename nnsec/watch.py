@@ -118,6 +118,7 @@ class Watch:
         subject, prediction, confidence, _, _, level, tier, fingerprint = row[3:]
         client, version = summary.subjects[subject], summary.model_version
         drift = self._versions.drift(version, reference)
+        self._versions.scored(version, self.now)
         bets = drift.bets(min(tier, len(reference.tiers) - 1), version)
         self._levels[f"input/{version}"] = reference.tiers[0]
         counted, crossing = self.clients.update(client, level, fingerprint, bets, now=self.now)
@@ -207,7 +208,8 @@ class Watch:
         episode = self.episodes.find("drift", self.model)
         fresh = episode is None
         if episode is None:
-            self.clients.clear()
+            if not self._versions.replaced(version):  # late labels say nothing of what clients do
+                self.clients.clear()
             episode = self.episodes.open("drift", "model", self.model, version, 0.0, where)
         else:
             episode.crossings += 1

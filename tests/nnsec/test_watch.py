@@ -21,7 +21,7 @@ from nnsec.evidence import DAY_MS
 from nnsec.sealed import seal, unseal
 from nnsec.settings import Budget
 from nnsec.signals import Place
-from nnsec.versions import VERSIONS
+from nnsec.versions import REPLACED_MS, VERSIONS
 from nnsec.watch import Watch
 from schemas.alert import Alert
 from schemas.base import from_millis
@@ -342,6 +342,77 @@ def test_checkpoints_do_not_pile_up_over_restarts() -> None:
     assert list(resumed._versions) == ["2", "1"]
 
 
+def drifted() -> tuple[Watch, Feed, Alert]:
+    """Checkpoint 1 while its drift is open, and the drift's first alert."""
+    watched, feed = watch(), Feed()
+    watched.apply(feed.inputs(4 * WINDOW, 0), REFERENCE)
+    found = watched.apply(feed.inputs(8 * WINDOW, 5), REFERENCE)
+    assert watched.drifting
+    return watched, feed, next(alert for alert in found if alert.threat == "drift")
+
+
+def test_the_drift_of_a_replaced_checkpoint_ends() -> None:
+    """After a minute in which the next one alone scored; what that shows later is its own drift."""
+    watched, feed, first = drifted()
+    for _ in range(REPLACED_MS // 10_000 + 2):
+        feed.time += 10_000
+        watched.apply(feed.inputs(8, 0, version="2"), REFERENCE)
+        watched = again(watched)
+    assert not watched.drifting
+    assert watched.episodes.find("drift", "digits") is None
+    rows = [("mallory", {"level": 5})] * 6
+    (accused,) = watched.apply(feed.make("input", rows, version="2"), REFERENCE)
+    assert "void" not in accused.explanation
+    found = watched.apply(feed.inputs(20 * WINDOW, 5, version="2"), REFERENCE)
+    (fresh,) = {a.episode for a in found if a.threat == "drift"}
+    assert fresh != first.episode
+
+
+@pytest.mark.parametrize("how", ["input", "label", "jump", "short"])
+def test_a_drift_does_not_end_while_its_checkpoint_may_score(how: str) -> None:
+    """Not while its own inputs come, by another's labels, after a pause, or within a minute."""
+    watched, feed, _ = drifted()
+    watched.apply(feed.inputs(1, 0, version="2"), REFERENCE)
+    for _ in range(10):
+        feed.time += {"jump": 10 * REPLACED_MS, "short": REPLACED_MS // 11}.get(how, 50_000)
+        if how == "input":
+            watched.apply(feed.inputs(1, 0), REFERENCE)
+        if how == "label":
+            watched.apply(feed.make("label", [("c", {})], version="2"), REFERENCE)
+        elif how != "jump":
+            watched.apply(feed.inputs(1, 0, version="2"), REFERENCE)
+    if how == "jump":
+        watched.apply(feed.inputs(1, 0), REFERENCE)
+    assert watched.drifting
+
+
+def test_a_checkpoint_that_scores_again_drifts_on() -> None:
+    """A rollback to it brings its drift back at once."""
+    watched, feed, _ = drifted()
+    for _ in range(2):
+        feed.time += REPLACED_MS
+        watched.apply(feed.inputs(1, 0, version="2"), REFERENCE)
+    assert not watched.drifting
+    watched.apply(feed.inputs(1, 0), REFERENCE)
+    assert watched.drifting
+
+
+def test_late_labels_of_a_replaced_checkpoint_wipe_no_evidence() -> None:
+    """Its errors are told, and what clients do to the next one still counts."""
+    watched, feed = watch(), Feed()
+    watched.apply(feed.inputs(1, 0), REFERENCE)
+    for _ in range(2):
+        feed.time += REPLACED_MS
+        watched.apply(feed.inputs(1, 0, version="2"), REFERENCE)
+    watched.apply(feed.make("input", [("mallory", {"level": 5})], version="2"), REFERENCE)
+    evidence = watched.clients.evidence("mallory")
+    rows = [(f"c{i % 12}", {"prediction": 1, "label": i % 2}) for i in range(6 * WINDOW)]
+    (alert,) = watched.apply(feed.make("label", rows), REFERENCE)
+    assert (alert.threat, alert.model_version) == ("drift", "1")
+    assert watched.clients.evidence("mallory") == evidence > 0
+    assert not watched.drifting
+
+
 def test_a_checkpoint_that_was_forgotten_is_judged_anew() -> None:
     """By its own rates, and not by those that were raised for its earlier drift."""
     watched, feed = watch(), Feed()
@@ -372,6 +443,7 @@ def test_a_snapshot_of_an_earlier_nnsec_is_taken_up() -> None:
         parts[name] = seal(**arrays)
     parts["drift2"], parts["drift1"] = parts["drift1"], parts["drift0"]
     state["drifts"] = ["0", "1", "2"]
+    del state["others"]
     parts["state"] = json.dumps(state).encode()
     resumed = watch()
     resumed.restore(seal(**{name: np.frombuffer(raw, np.uint8) for name, raw in parts.items()}))
