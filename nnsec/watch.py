@@ -90,22 +90,28 @@ class Watch:
         SchemaError
             If its rows cannot be read; nothing was changed then.
         """
-        rows = summary.unpack()
+        rows = summary.unpack().tolist()
+        log = str(summary.log)
+        fresh = [row for row in rows if self._first(log, summary.topic, *row[:3])]
+        if not fresh:
+            return []
         self.now = max(self.now, to_millis(summary.time))
         lasting = frozenset({"drift"} if self.drifting else ())
         alerts = list(self.episodes.due(self.now, lasting=lasting))
         apply = {"input": self._input, "sample": self._sample, "label": self._label}[summary.kind]
-        log = str(summary.log)
-        for row in rows.tolist():
-            partition, offset, number = row[:3]
-            last = self._applied.get((log, summary.topic, partition))
-            if last is not None and (offset, number) <= last:
-                self.redelivered += 1
-                continue
-            self._applied[log, summary.topic, partition] = (offset, number)
-            where: Place = (log, summary.topic, partition, offset, number, self.now)
+        for row in fresh:
+            where: Place = (log, summary.topic, *row[:3], self.now)
             alerts += apply(summary, reference, row, where)
         return alerts
+
+    def _first(self, log: str, topic: str, partition: int, offset: int, row: int) -> bool:
+        """Whether a row comes for the first time; it counts as applied from now on."""
+        last = self._applied.get((log, topic, partition))
+        if last is not None and (offset, row) <= last:
+            self.redelivered += 1
+            return False
+        self._applied[log, topic, partition] = (offset, row)
+        return True
 
     @property
     def drifting(self) -> bool:

@@ -173,9 +173,9 @@ class EvidenceAgent:
         return found
 
     def _apply(self, record: Record, summary: Summary, reference: Reference | None) -> list[Alert]:
-        self._offsets[record.partition] = max(
-            record.offset, self._offsets.get(record.partition, -1)
-        )
+        if record.offset <= self._offsets.get(record.partition, -1):
+            return []
+        self._offsets[record.partition] = record.offset
         if reference is None:
             return []
         watch = self._watches.get((record.partition, summary.model))

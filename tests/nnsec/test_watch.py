@@ -134,6 +134,22 @@ def test_a_redelivered_row_changes_nothing() -> None:
     assert watched.snapshot() == before
 
 
+def test_rows_that_come_again_in_other_summaries_move_no_episode() -> None:
+    """Neither by what the rows before them led to, nor by the time that their summary names."""
+    watched, feed = watch(), Feed()
+    watched.apply(feed.attack(6), REFERENCE)
+    feed.time = RESEND_MS
+    attack = feed.attack(3)
+    watched.apply(attack, REFERENCE)
+    before = watched.snapshot()
+    fields = attack.model_dump(exclude={"rows", "time"})
+    later = from_millis(RESEND_MS + QUIET_MS)
+    parts = (Summary.pack(attack.unpack()[i : i + 1], time=later, **fields) for i in range(3))
+    assert [alert for part in parts for alert in watched.apply(part, REFERENCE)] == []
+    watched.redelivered = 0
+    assert watched.snapshot() == before
+
+
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_how_rows_are_cut_into_summaries_does_not_matter(size: int) -> None:
     """The same rows in other summaries give the same alerts and the same state."""

@@ -148,6 +148,17 @@ async def test_a_kill_loses_and_repeats_nothing(world: World, cut: int, written:
     assert len({a.id for a in found}) == len(found)
 
 
+async def test_a_summary_that_comes_again_changes_nothing(world: World) -> None:
+    """At any place: state and alerts are those of one life, with nothing sent in between."""
+    whole = World()
+    one, agent = await whole.started(), await world.started()
+    for record, same in zip(attack(world), attack(whole), strict=True):
+        assert await agent.process([record]) == await one.process([same])
+        assert await agent.process([record]) == []
+    assert agent._watches[0, "digits"].snapshot() == one._watches[0, "digits"].snapshot()
+    assert agent._offsets == one._offsets
+
+
 async def test_what_was_given_up_unpublished_is_handed_out_again(world: World) -> None:
     """After a rebalance that voids the batch in hand, its alerts still go out."""
     agent = await world.started()
