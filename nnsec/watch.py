@@ -193,7 +193,7 @@ class Watch:
             episode.crossed = self.now
             episode.evidence = max(episode.evidence, crossing.evidence)
             episode.dirty = True
-            episode.void = episode.void or self.drifting
+            episode.void = episode.void or self._void(episode.rule)
 
     def _accuse(
         self, rule: Any, subject: str, version: str, crossing: Crossing, where: Place
@@ -202,9 +202,13 @@ class Watch:
         episode = self.episodes.open(rule, kind, subject, version, crossing.evidence, where)
         episode.inputs = crossing.inputs
         episode.passed, episode.tags = list(crossing.passed), list(crossing.tags)
-        episode.void = rule == "evasion" and self.drifting
+        episode.void = self._void(rule)
         episode.place(where)
         return self.episodes.send(episode, self.now)
+
+    def _void(self, rule: str) -> bool:
+        """Whether drift takes the guarantee from an accusation: it is of inputs, not of samples."""
+        return rule == "evasion" and self.drifting
 
     def _shifted(self, shifts: Sequence[Shift], version: str, where: Place) -> list[Alert]:
         spread = [shift for shift in shifts if shift.verdict == "spread"]

@@ -227,6 +227,18 @@ def test_an_accusation_while_drift_is_open_says_so() -> None:
                if a.subject.id == "mallory")  # fmt: skip
 
 
+def test_drift_of_inputs_takes_no_guarantee_from_samples() -> None:
+    """Neither when a source is accused nor when its evidence crosses again."""
+    watched, feed, _ = drifted()
+    rows = [("s", {"level": 5, "reasons": 4})] * 20
+    found = watched.apply(feed.make("sample", rows), REFERENCE)
+    feed.time += RESEND_MS
+    found += watched.apply(feed.make("sample", rows), REFERENCE)
+    accused = [alert for alert in found if alert.subject.id == "s"]
+    assert accused[-1].counts["crossings"] > 1
+    assert not any("void" in alert.explanation for alert in accused)
+
+
 def test_labels_that_show_errors_of_all_are_drift() -> None:
     """The error rate is watched by itself, at the label's position."""
     watched, feed = watch(), Feed()
