@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from nnsec.adapters.declaration import config
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import TransientError
 from nnsec.poisoning import ScreenSuite
+from schemas.base import to_millis
 from schemas.dead_letter import decode_dead_letter
 from schemas.outcome import decode_outcome
 from schemas.source import Source
