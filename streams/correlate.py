@@ -106,7 +106,11 @@ class CorrelateAgent:
         async for record in self._read(partitions):
             if record.partition not in partitions:
                 continue
-            incident = Incident.decode(record.value)
+            try:
+                incident = Incident.decode(record.value)
+            except SchemaError as error:  # it is not ours; the role must start all the same
+                _passed_over(record, error)
+                continue
             known = newest.get(incident.id)
             # What a paused worker says late does not count: of one version the first does.
             if known is None or incident.version > known.incident.version:
@@ -119,8 +123,7 @@ class CorrelateAgent:
             try:
                 self._again += self._fold([record])
             except SchemaError as error:  # a dead letter, or one when it is delivered
-                logger.warning("passed over %s/%d/%d: %s", record.topic, record.partition,
-                               record.offset, error)  # fmt: skip
+                _passed_over(record, error)
         self._clean = {**clean, **self._clean}
 
     async def process(self, records: Sequence[Record]) -> Sequence[Out]:
@@ -257,6 +260,11 @@ class CorrelateAgent:
             self._settings, tuple({topic for topic, _ in start}), start, only=True
         ):
             yield record
+
+
+def _passed_over(record: Record, error: SchemaError) -> None:
+    where = f"{record.topic}/{record.partition}/{record.offset}"
+    logger.warning("passed over %s: %s", where, error)
 
 
 def _behind(record: Record) -> dict[Where, int]:
