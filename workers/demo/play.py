@@ -93,10 +93,10 @@ class Demo:
         """
         # Five processes share the cores: each computes with one thread unless the user says else.
         os.environ.setdefault(THREADS, "1")
-        folder = stage.clear()
         with ExitStack() as stack:
+            # First: it refuses where another process runs, whose keys and registry `clear` removes.
             resolved = embedded.resolve(self.settings, stack)
-            settings, config = self._configure(folder, resolved)
+            settings, config = self._configure(stage.clear(), resolved)
             fleet = stack.enter_context(Fleet(settings, config))
             return asyncio.run(self._run(settings, fleet, keep_running))
 
