@@ -42,7 +42,7 @@ def demo(
     def done(summary: Summary) -> None:
         if json_file is not None:
             json_file.write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
-        report.say(console, summary, problems(summary), str(stage.FOLDER))
+        report.say(console, summary, problems(summary), str(stage.FOLDER), running=keep_running)
 
     material = Material.load(dataset, data, seed=seed)
     summary = Demo(settings, material, console, seed, began, done).run(keep_running=keep_running)

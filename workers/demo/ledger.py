@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
@@ -191,6 +192,10 @@ class Ledger:
             for p in self.samples
             if p not in self.accepted and p not in self.quarantined and p not in self.dead
         )
+
+    def dead_of(self, sent: Container[Place]) -> int:
+        """Dead letters about what was sent."""
+        return sum(place in sent for place in self.dead)
 
     def of_family(self, family: str) -> list[Incident]:
         """Incidents of one family."""

@@ -43,6 +43,7 @@ class Live:
     said: Callable[[str], object] = str
     detail: str = ""
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN))
+    _epochs: dict[str, int] = field(default_factory=dict)
     _rates: deque[float] = field(default_factory=lambda: deque(maxlen=30))
     _bar: Progress = field(
         default_factory=lambda: Progress(
@@ -75,11 +76,19 @@ class Live:
 
     def render(self, now: float) -> RenderableType:
         """The picture as of now, in the seconds of the demo's clock."""
+        self._swaps()
         top = Table.grid(expand=True)
         top.add_column(ratio=1)
         top.add_column(ratio=1)
         top.add_row(self._traffic(now), self._alerts())
         return Group(self._bar, top, self._incidents(), self._notes())
+
+    def _swaps(self) -> None:
+        """Say which checkpoint serves from now on, and why."""
+        for name, model in self.ledger.models.items():
+            if self._epochs.get(name, model.epoch) != model.epoch:
+                self.note(f"checkpoint {model.version} serves; {model.reason}")
+            self._epochs[name] = model.epoch
 
     def _traffic(self, now: float) -> Panel:
         ledger = self.ledger
@@ -90,9 +99,11 @@ class Live:
         middle, high = np.percentile(times, [50, 95]).tolist() if times else (0.0, 0.0)
         table = Table.grid(padding=(0, 2))
         table.add_row("inputs", f"{len(ledger.inputs)} sent, {len(ledger.scores)} scored")
-        table.add_row("", f"{ledger.waiting_inputs} on their way, {len(ledger.dead)} dead letters")
+        dead = ledger.dead_of(ledger.inputs)
+        table.add_row("", f"{ledger.waiting_inputs} on their way, {dead} dead letters")
         table.add_row("samples", f"{len(ledger.samples)} sent, {len(ledger.accepted)} accepted")
         table.add_row("", f"{len(ledger.quarantined)} quarantined, {len(ledger.revoked)} revoked")
+        table.add_row("", f"{ledger.dead_of(ledger.samples)} dead letters")
         table.add_row("rate", f"{rate:6.1f}/s {_sparks(self._rates)}")
         table.add_row("latency", f"{middle:.0f} ms half of them, {high:.0f} ms 95 %")
         for name, model in ledger.models.items():

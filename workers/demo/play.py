@@ -7,8 +7,8 @@ import os
 import threading
 import time
 import tomllib
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,7 +116,7 @@ class Demo:
         ledger = Ledger(tuple(keys.load_public(path) for path in settings.trust.release_keys))
         said = str if self.console.is_terminal else self.console.print
         live = Live(ledger, len(BEFORE) + len(Director.STEPS), said)
-        with Screen(console=self.console, auto_refresh=False) as screen:
+        with _screen(self.console) as screen:
             try:
                 async with asyncio.TaskGroup() as group:
                     drawing = group.create_task(_draw(screen, live, fleet))
@@ -175,6 +175,17 @@ class Predictions:
                 spec=self._settings.models[self._model],
             )  # fmt: skip
         return self._found[version].network.forward(x).prediction
+
+
+@contextmanager
+def _screen(console: Console) -> Iterator[Screen]:
+    """Where the picture is drawn; what is said after it begins on a line of its own."""
+    try:
+        with Screen(console=console, auto_refresh=False) as screen:
+            yield screen
+    finally:
+        if not console.is_terminal:
+            console.line()
 
 
 async def _draw(screen: Screen, live: Live, fleet: Fleet) -> None:

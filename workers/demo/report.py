@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -107,17 +111,39 @@ def _latency(summary: Summary) -> str:
     )
 
 
-def say(console: Console, summary: Summary, problems: Sequence[str], folder: str) -> None:
-    """Print the result, what went wrong, and where to look next."""
+def program() -> str:
+    """How to call this ``nnsec`` from here: by its path, unless its environment is active."""
+    own = Path(sys.executable).with_name("nnsec")
+    if shutil.which("nnsec") == str(own) or not own.exists():
+        return "nnsec"
+    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
+
+
+def say(
+    console: Console, summary: Summary, problems: Sequence[str], folder: str, *, running: bool
+) -> None:
+    """Print the result, what went wrong, and where to look next.
+
+    Parameters
+    ----------
+    running:
+        Whether the monitor stays up now.
+    """
     console.print(result(summary))
     for problem in problems:
         console.print(f"[red]{escape(problem)}")
-    console.print(
-        f"\nLogs of every process: .nnsec/run. The configuration: {folder}/nnsec.toml."
-        "\nKeep it running and try it yourself: nnsec demo --keep-running. Then, in another "
-        "terminal:\n"
-        f"  nnsec --config {folder}/nnsec.toml alerts --from-beginning\n"
-        f"  nnsec --config {folder}/nnsec.toml incidents list\n"
-        "README.md shows a producer of your own in 15 lines.",
-        highlight=False,
+    nnsec = program()
+    state = (
+        "The monitor is running; Ctrl-C ends it. In another terminal, in this folder:"
+        if running
+        else f"To try it yourself, keep it running: {nnsec} demo --keep-running. Then, in another "
+        "terminal:"
     )
+    config = f"{folder}/nnsec.toml"
+    console.print(
+        f"\nLogs of every process: .nnsec/run. The configuration: {config}.\n{state}\n"
+        f"  {nnsec} --config {config} alerts --from-beginning\n"
+        f"  {nnsec} --config {config} incidents list\n"
+        "README.md shows a producer of your own in 15 lines.",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
