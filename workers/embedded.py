@@ -63,7 +63,8 @@ class Service:
         Raises
         ------
         ConfigError
-            If the wheel is missing, the wanted port is taken, or the program ends at once.
+            If the wheel is missing, the wanted port is taken, the folder cannot be written to, or
+            the program ends at once.
         """
         for _ in range(_ATTEMPTS):
             self.port = free_port(self._wanted)
@@ -131,8 +132,11 @@ class Service:
         raise NotImplementedError
 
     def _new_folder(self) -> Path:
-        self._parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=self._parent)).absolute()
+        try:
+            self._parent.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=self._parent)).absolute()
+        except OSError as error:
+            raise ConfigError(f"{error}; work in a folder that you can write to") from error
 
     def _answers_within(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout

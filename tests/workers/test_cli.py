@@ -119,3 +119,18 @@ def test_topics_are_declared(settings: Settings, tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     logs = [row["log"] for row in json.loads(shown.stdout)]
     assert len(set(logs)) == len(logs) > 10
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--json", "/nowhere/x.json"), "/nowhere"), (("--json", "."), "."), (("--seed", "-1"), "0")],
+)
+def test_the_demo_refuses_before_it_starts(
+    words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    """What could only fail after the whole run, or with a traceback, is told at once."""
+    done = run("demo", *words, folder=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -36,6 +36,13 @@ def test_taken_port_is_a_config_error(tmp_path: Path) -> None:
         Store(tmp_path, first.port).start()
 
 
+def test_a_folder_that_cannot_be_written_is_a_config_error(tmp_path: Path) -> None:
+    """The message names the place and says what to do."""
+    (tmp_path / ".nnsec").touch()  # what root, who may write everywhere, cannot make either
+    with pytest.raises(ConfigError, match=r"\.nnsec.*; work in a folder that you can write to"):
+        Store(tmp_path / ".nnsec").start()
+
+
 def test_resolve_starts_only_what_is_embedded(tmp_path: Path) -> None:
     """A real address stays, an embedded one becomes real, and both end with the stack."""
     given = parse({"kafka": {"bootstrap_servers": "elsewhere:9092"}})

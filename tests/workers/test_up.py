@@ -36,11 +36,11 @@ def environ() -> dict[str, str]:
 
 
 @contextmanager
-def up(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def up(folder: Path, command: str = "up") -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     output = folder.parent / f"{folder.name}.out"
     with output.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "workers.cli", "up"], cwd=folder, stdout=out,
+            [sys.executable, "-m", "workers.cli", command], cwd=folder, stdout=out,
             stderr=subprocess.STDOUT, env=environ(), start_new_session=True,
         )  # fmt: skip
     try:
@@ -144,11 +144,12 @@ def test_a_process_that_ends_ends_all(tmp_path: Path) -> None:
     assert [pid for pid in children if alive(pid)] == []
 
 
-def test_told_to_end_while_it_starts_it_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_told_to_end_while_it_starts_it_leaves_nothing(command: str, tmp_path: Path) -> None:
     """SIGTERM before anything is ready stops what was started, as Ctrl-C does."""
     folder = tmp_path / "project"
     folder.mkdir()
-    with up(folder) as (process, _):
+    with up(folder, command) as (process, _):
         deadline = time.monotonic() + 60
         while not list(folder.glob(".nnsec/broker-*")) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -157,6 +158,22 @@ def test_told_to_end_while_it_starts_it_leaves_nothing(tmp_path: Path) -> None:
         process.wait(40)
     assert [pid for pid in children if alive(pid)] == []
     assert list(folder.glob(".nnsec/*-*")) == []
+
+
+def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM while the demo plays ends its processes and services, as Ctrl-C does."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    with up(folder, "demo") as (process, output):
+        wait_for(output, "workers get ready", process, 120)
+        children = descendants(process.pid)
+        assert len(children) >= 5
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 130
+    assert [pid for pid in children if alive(pid)] == []
+    assert list(folder.glob(".nnsec/*-*")) == []
+    assert not (folder / ".nnsec/run/services.json").exists()
+    assert "Traceback" not in output.read_text()
 
 
 @pytest.mark.parametrize(

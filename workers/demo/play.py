@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import time
 import tomllib
@@ -98,7 +99,10 @@ class Demo:
             resolved = embedded.resolve(self.settings, stack)
             settings, config = self._configure(stage.clear(), resolved)
             fleet = stack.enter_context(Fleet(settings, config))
-            return asyncio.run(self._run(settings, fleet, keep_running))
+            try:
+                return asyncio.run(self._run(settings, fleet, keep_running))
+            except asyncio.CancelledError:  # by SIGTERM
+                raise KeyboardInterrupt from None
 
     def _configure(self, folder: Path, resolved: Settings) -> tuple[Settings, Path]:
         """Write keys, reference data and ``nnsec.toml``."""
@@ -113,6 +117,8 @@ class Demo:
         return parse(tomllib.loads(config.read_text("utf-8"))), config
 
     async def _run(self, settings: Settings, fleet: Fleet, keep_running: bool) -> Summary:
+        if task := asyncio.current_task():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         ledger = Ledger(tuple(keys.load_public(path) for path in settings.trust.release_keys))
         said = str if self.console.is_terminal else self.console.print
         live = Live(ledger, len(BEFORE) + len(Director.STEPS), said)

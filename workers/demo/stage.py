@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nnsec.errors import ConfigError
 from nnsec.settings import ModelTable, Settings
 
 FOLDER = Path(".nnsec/demo")
@@ -20,9 +21,18 @@ SAMPLES_A_DAY = 2_000
 
 
 def clear(folder: Path = FOLDER) -> Path:
-    """Make the demo's folder anew; what an earlier run left there goes."""
+    """Make the demo's folder anew; what an earlier run left there goes.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be written.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"{error}; work in a folder that you can write to") from error
     return folder.resolve()
 
 

@@ -30,3 +30,10 @@ def test_a_second_demo_leaves_what_the_first_needs(
         with pytest.raises(ConfigError, match="keeps services running"):
             second.run()
     assert key.read_text() == "of the first"
+
+
+def test_a_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
+    """As where the demo's place is taken by something else, or is not to be written to."""
+    (tmp_path / ".nnsec").touch()
+    with pytest.raises(ConfigError, match="work in a folder that you can write to"):
+        stage.clear(tmp_path / ".nnsec" / "demo")
