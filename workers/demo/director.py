@@ -122,7 +122,7 @@ class Director:
             await self._loud()
             step(self.STEPS[4])
             await self._until(self._rolled_back, "the model is rolled back")
-            step(self.STEPS[5])
+            step(self.STEPS[5], "the trainer goes on, without what was revoked")
             self._drifting = self._clock()
             await self._until(lambda: bool(self._ledger.of_family("drift")), "the drift is found")
             self._over = True

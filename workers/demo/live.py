@@ -87,7 +87,8 @@ class Live:
         """Say which checkpoint serves from now on, and why."""
         for name, model in self.ledger.models.items():
             if self._epochs.get(name, model.epoch) != model.epoch:
-                self.note(f"checkpoint {model.version} serves; {model.reason}")
+                _, _, reason = model.reason.rpartition(": ")
+                self.note(f"checkpoint {model.version} serves: {reason}")
             self._epochs[name] = model.epoch
 
     def _traffic(self, now: float) -> Panel:

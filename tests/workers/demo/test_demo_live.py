@@ -60,12 +60,13 @@ def test_every_swap_is_an_event_with_its_reason() -> None:
     said: list[str] = []
     ledger = Ledger()
     live = Live(ledger, 1, said.append)
-    for epoch, version, reason in [(1, 1, "the demo begins"), (2, 3, "promote: trained on 9")]:
+    swaps = [(1, 1, "the demo begins"), (2, 3, "promote: promote from 1 to 3")]
+    for epoch, version, reason in swaps:
         ledger.models["digits"] = statement(epoch, version, reason)
         for _ in range(2):
             picture = drawn(live)
-    assert said == ["  checkpoint 3 serves; promote: trained on 9"]
-    assert "checkpoint 3 serves; promote: trained on 9" in picture
+    assert said == ["  checkpoint 3 serves: promote from 1 to 3"]
+    assert said[0].strip() in picture
 
 
 def test_the_last_words_say_whether_it_runs() -> None:
