@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+from nnsec.wording import TAGS
 from schemas import threats
 from schemas.threats import FAMILIES, THREATS, Threat
 
@@ -26,3 +28,17 @@ def test_every_threat_has_a_family_and_ids_of_the_right_form(threat: Threat) -> 
 def test_every_family_has_a_threat() -> None:
     """No family is empty."""
     assert {threats.family(threat) for threat in THREATS} == set(FAMILIES)
+
+
+def test_the_docs_tell_apart_what_is_raised_and_what_is_reserved() -> None:
+    """The page has every threat once, under its family, and what alerts are made of as raised."""
+    page = (Path(__file__).parents[2] / "docs" / "incidents.md").read_text("utf-8")
+    rows = re.findall(rf"^\| ({'|'.join(FAMILIES)}) \|(.*)\|.*\|(.*)\|$", page, re.MULTILINE)
+    columns = [
+        {name: family for family, *cells in rows for name in re.findall(r"`(\w+)`", cells[which])}
+        for which in (0, 1)
+    ]
+    raised, reserved = columns
+    assert set(raised) == {*TAGS, "evasion", "drift", "integrity"}
+    assert raised | reserved == {threat: threats.family(threat) for threat in THREATS}
+    assert not raised.keys() & reserved.keys()
