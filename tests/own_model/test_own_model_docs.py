@@ -48,7 +48,7 @@ def test_every_block_runs_in_an_empty_folder(tmp_path: Path) -> None:
             path.write_text(text)
             done.append(path.name)
     assert done[:3] == ["networks.py", "nnsec.toml", "train.py"]
-    assert len(done) == 9
+    assert len(done) == 10
     assert (tmp_path / ".nnsec" / "registry" / "tumour" / "1" / "model.sig").is_file()
 
 
