@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from nnsec.settings import Settings
 from workers import embedded
 from workers.demo import stage
 from workers.demo.material import Material
-from workers.demo.play import THREADS, Demo
+from workers.demo.play import THREADS, Demo, _screen
 
 
 def test_a_second_demo_leaves_what_the_first_needs(
@@ -37,3 +38,11 @@ def test_a_folder_that_cannot_be_made_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / ".nnsec").touch()
     with pytest.raises(ConfigError, match="work in a folder that you can write to"):
         stage.clear(tmp_path / ".nnsec" / "demo")
+
+
+def test_what_follows_the_last_picture_begins_on_a_line_of_its_own() -> None:
+    """Also in a file or a pipe, where only the last picture is drawn."""
+    out = io.StringIO()
+    with _screen(Console(file=out)) as screen:
+        screen.update("the picture", refresh=True)
+    assert out.getvalue() == "the picture\n"
