@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from datetime import timedelta
+from typing import Any
 
 from nnsec.errors import GuardRefused, NNSecError, TransientError
 from nnsec.guards import Population, check_target
@@ -15,7 +16,7 @@ from schemas.action import Action
 from schemas.base import from_millis, to_millis
 from schemas.incident import FINISHED, Incident
 from schemas.summary import Summary
-from workers import process
+from workers import process, turns
 from workers.actions import Plan, Remedy, discover
 from workers.site import FINAL, ROLE, Overtaken, Site
 from workers.vault import Vault
@@ -62,6 +63,7 @@ class Lanes:
             return
         first = {item.subject: item.first_seen for item in incident.subjects}
         dry = site.settings.remediation.dry_run
+        wanted: list[tuple[Action, str]] = []
         for intent in plan(incident, site.settings.policy, self._kinds):
             known = site.actions.get(intent.id)
             if known is not None and (dry or not known.figures.get("dry_run")):
@@ -78,9 +80,9 @@ class Lanes:
             reason = f"policy of {incident.family} at severity {incident.severity}"
             if dry:
                 reason = f"dry run: {await self._would(action)}"
-                await site.report(action, "proposed", reason, dry_run=True)
-            else:
-                await site.report(action, "proposed", reason)
+            wanted.append((action, reason))
+        figures: dict[str, Any] = {"dry_run": True} if dry else {}
+        await _at_once(site.report(one, "proposed", why, **figures) for one, why in wanted)
         self.wake()
 
     async def _would(self, action: Action) -> str:
@@ -90,10 +92,12 @@ class Lanes:
             return f"would fail: {error}"
 
     async def _give_up(self, incident: Incident) -> None:
-        for action in list(self._site.actions.values()):
-            waits = action.outcome in {"proposed", "awaiting_approval"}
-            if action.incident == incident.id and waits:
-                await self._site.report(action, "denied", f"the incident is {incident.state}")
+        await _at_once(
+            self._site.report(action, "denied", f"the incident is {incident.state}")
+            for action in list(self._site.actions.values())
+            if action.incident == incident.id
+            and action.outcome in {"proposed", "awaiting_approval"}
+        )
 
     async def tick(self) -> None:
         """Deny what has waited too long for a person, and look for work; call it often.
@@ -110,15 +114,16 @@ class Lanes:
         self.wake()
 
     async def _expire(self) -> None:
-        limit = self._site.settings.remediation.approval_timeout
-        for action in list(self._site.actions.values()):
-            waits = action.outcome == "awaiting_approval" and self._holds(action.model)
-            if waits and (self._site.now() - action.time).total_seconds() >= limit:
-                # Who overtakes it has decided otherwise, and that is as good.
-                with contextlib.suppress(Overtaken):
-                    await self._site.report(
-                        action, "denied", f"nobody approved it within {limit:g} s"
-                    )
+        limit, now = self._site.settings.remediation.approval_timeout, self._site.now()
+        # Who overtakes one has decided otherwise, and that is as good.
+        with contextlib.suppress(Overtaken):
+            await _at_once(
+                self._site.report(action, "denied", f"nobody approved it within {limit:g} s")
+                for action in list(self._site.actions.values())
+                if action.outcome == "awaiting_approval"
+                and self._holds(action.model)
+                and (now - action.time).total_seconds() >= limit
+            )
 
     # --- running ---
 
@@ -152,38 +157,13 @@ class Lanes:
                 await asyncio.sleep(RETRY)
 
     def _next(self, model: str) -> Action | None:
-        """What was begun first, then what a person wants, then the policy in its order."""
-        ready = [
-            action
-            for action in self._site.actions.values()
-            if action.model == model and self._runnable(action)
-        ]
-        return min(
-            ready,
-            key=lambda a: (a.outcome != "running", a.incident is not None, a.time,
-                           a.figures.get("order", 0)),
-            default=None,
-        )  # fmt: skip
-
-    def _runnable(self, action: Action) -> bool:
-        if action.outcome not in {"proposed", "running"} or action.action not in self._remedies:
-            return False
-        dry = action.figures.get("dry_run") or self._site.settings.remediation.dry_run
-        if dry or not self._holds(action.model):
-            return False
-        return action.outcome == "running" or not self._before(action, {"done", "denied"})
-
-    def _before(self, action: Action, passed: set[str]) -> list[Action]:
-        """Earlier actions of the policy on the same subject that did not pass."""
-        if action.incident is None:
-            return []
-        return [
-            other
-            for other in self._site.actions.values()
-            if (other.incident, other.subject) == (action.incident, action.subject)
-            and other.figures.get("order", 0) < action.figures.get("order", 0)
-            and other.outcome not in passed
-        ]
+        if not self._holds(model) or self._site.settings.remediation.dry_run:
+            return None
+        actions = (one for one in self._site.actions.values() if one.model == model)
+        for one in turns.ready(actions):
+            if one.action in self._remedies and not one.figures.get("dry_run"):
+                return one
+        return None
 
     async def _run(self, action: Action) -> None:
         remedy, site = self._remedies[action.action], self._site
@@ -208,7 +188,7 @@ class Lanes:
         if action.incident is not None and site.finished(action.incident):
             await site.report(action, "denied", "the incident is over")
             return None
-        if self._before(action, {"done"}):
+        if turns.undone(action, site.actions.values()):
             await site.report(action, "denied", "what had to be done before it was denied")
             self.wake()
             return None
@@ -255,3 +235,10 @@ class Lanes:
             if summary.kind == "sample":
                 found.update(summary.subjects)
         return len(found)
+
+
+async def _at_once(reports: Iterable[Awaitable[Action]]) -> None:
+    """Say them all in one round trip; raises the first error when all are through."""
+    for said in await asyncio.gather(*reports, return_exceptions=True):
+        if isinstance(said, BaseException):
+            raise said

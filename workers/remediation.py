@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
@@ -123,10 +124,24 @@ async def work(settings: Settings, running: Process, vault: Vault | None = None)
             names = [kafka.topic_name(settings, topic) for topic in TOPICS]
             consumer.subscribe(names, listener=_Shift(settings, remediation, running))
             try:
-                await _consume(running, remediation, consumer, following)
+                await _together(
+                    *(_consume(running, remediation, consumer, name) for name in names),
+                    _tend(running, remediation, following),
+                )
             finally:
                 await remediation.lanes.stop()
                 await asyncio.gather(warming, return_exceptions=True)
+
+
+async def _together(*works: Coroutine[Any, Any, None]) -> None:
+    """Run them side by side until all have ended; the error of one ends all."""
+    tasks = [asyncio.create_task(one) for one in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _warm(running: Process) -> None:
@@ -137,14 +152,16 @@ async def _warm(running: Process) -> None:
 
 
 async def _consume(
-    running: Process,
-    remediation: Remediation,
-    consumer: AIOKafkaConsumer,
-    following: asyncio.Task[None],
+    running: Process, remediation: Remediation, consumer: AIOKafkaConsumer, topic: str
 ) -> None:
+    """Take the records of one topic: no command waits until incidents are through."""
     while not running.stop.is_set():
+        own = [one for one in consumer.assignment() if one.topic == topic]
+        if not own:
+            await process.pause(running, POLL_MS / 1000)
+            continue
         try:
-            batch = await consumer.getmany(timeout_ms=POLL_MS)
+            batch = await consumer.getmany(*own, timeout_ms=POLL_MS)
         except KafkaError as error:
             kafka.outage.away(error)
             await process.pause(running)
@@ -159,9 +176,15 @@ async def _consume(
                     remediation, kafka.record_of(remediation.site.settings, message), running
                 ):
                     await _commit(consumer, partition, message.offset + 1)
+
+
+async def _tend(running: Process, remediation: Remediation, following: asyncio.Task[None]) -> None:
+    """Look after what time alone changes, and after the tasks beside."""
+    while not running.stop.is_set():
         await remediation.lanes.tick()
         if following.done():
             following.result()  # it ends by itself only with an error
+        await process.pause(running, POLL_MS / 1000)
 
 
 async def _taken(remediation: Remediation, record: Record, running: Process) -> bool:

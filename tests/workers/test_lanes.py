@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nnsec.adapters.records import Out
 from nnsec.errors import TransientError, Unsafe
 from nnsec.incidents import stamped
 from nnsec.settings import Settings
+from schemas.action import Action
 from tests.workers.stage import OPERATOR, Shelf, Stage, configured, dismissed, incident
 from workers import lanes
 from workers.actions.rollback import Rollback
+from workers.site import Overtaken
 
 DONE = [(2, "prepare", 1), (2, "activate", 1)]
 
@@ -62,6 +66,56 @@ async def test_an_incident_delivered_again_is_acted_on_once(stage: Stage) -> Non
         await stage.take(newer)
         await stage.rest()
     assert stage.outcomes() == ["proposed", "running", "done"]
+
+
+async def test_what_is_said_of_one_incident_takes_one_round_trip(tmp_path: Path) -> None:
+    """However many it accuses: no proposal and no denial waits for the one before."""
+    gate = asyncio.Barrier(1)
+
+    async def pen(_: Out) -> None:
+        await gate.wait()
+
+    policy = {"severity": "high", "actions": ["quarantine", "rollback"], "approval": "required"}
+    changes = {"policy": {"poisoning": policy}, "remediation": {"approval_timeout": 60.0}}
+    stage = Stage(configured(Settings(), tmp_path, **changes), pen=pen)
+    stage.remediation.lanes.hold(frozenset())
+    crowd = incident(*(f"s{number}" for number in range(20)))
+    gate = asyncio.Barrier(40)
+    async with asyncio.timeout(5.0):
+        await stage.take(crowd)
+    assert stage.outcomes() == ["proposed"] * 40
+
+    gate = asyncio.Barrier(1)
+    for one in stage.actions("quarantine"):
+        await stage.site.report(one, "awaiting_approval", "a test")
+    stage.remediation.lanes.hold(frozenset({0}))
+    stage.now += timedelta(seconds=61)
+    gate = asyncio.Barrier(20)
+    async with asyncio.timeout(5.0):
+        await stage.remediation.lanes._expire()
+        await stage.take(dismissed(crowd))
+    assert stage.outcomes("quarantine")[-20:] == ["denied"] * 20
+    assert stage.outcomes("rollback")[-20:] == ["denied"] * 20
+
+
+async def test_one_that_was_overtaken_keeps_no_other_from_being_said(stage: Stage) -> None:
+    """All of an incident are said before it is tried again."""
+    crowd = incident("s1", "s2", "s3")
+    real = stage.publish
+
+    async def publish(*outs: Out) -> bool:
+        for out in outs:
+            said = Action.decode(out.value) if out.topic == "actions" else None
+            if said and said.subject.id == "s1" and said.version == 1:
+                other = said.model_copy(update={"reason": "another worker was first"})
+                await real(Out("actions", other.encode(), b"digits"))
+        return await real(*outs)
+
+    stage.site.publish = publish
+    stage.remediation.lanes.hold(frozenset())
+    with pytest.raises(Overtaken):
+        await stage.take(crowd)
+    assert {one.subject.id for one in stage.site.actions.values()} == {"s1", "s2", "s3"}
 
 
 async def test_an_old_record_of_a_finished_incident_calls_for_nothing(stage: Stage) -> None:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
 from nnsec.errors import ConfigError
 from nnsec.settings import Settings
+from nnsec.trust.commands import sign_command
+from schemas.action import Action
 from schemas.revocation import Revocation
 from schemas.source import Source
 from tests.conftest import MadeCheckpoint
 from tests.workers import field, stage
 from tests.workers.field import Field
 from workers import remediation
+from workers.lanes import Lanes
 from workers.process import Process
 
 DONE = [(1, "activate", 3), (2, "prepare", 1), (2, "activate", 1)]
@@ -154,6 +157,41 @@ async def test_killed_in_mid_action_it_does_everything_once(
         assert len(await here.read("training.revocations")) == 1
         assert [Source.decode(r.value).version for r in await here.read("sources")] == [1]
         assert await here.read("dead-letters") == []
+
+
+async def test_no_command_waits_for_incidents(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kill switch works while incidents are taken, however long these need."""
+    here = stage.configured(settings, tmp_path)
+    running = Process("remediation", logs=await kafka.declare(here, now=datetime.now(UTC)))
+    taken, through = asyncio.Event(), asyncio.Event()
+
+    async def endless(*_: object) -> None:
+        taken.set()
+        await through.wait()
+
+    monkeypatch.setattr(Lanes, "propose", endless)
+    now = datetime.now(UTC)
+    halt = stage.command("halt", "", issued=now, expires=now + timedelta(minutes=5))
+    working = asyncio.create_task(remediation.work(here, running, stage.Shelf()))
+    tail = kafka.Tail(here, ("actions",))
+    await tail.start()
+    try:
+        async with kafka.publisher(here) as publish, asyncio.timeout(60.0):
+            await publish(poisoning())
+            await taken.wait()
+            await publish(Out("commands", sign_command(halt, stage.OPERATOR), b"digits"))
+            said = Action.decode((await anext(aiter(tail))).value)
+        assert (said.action, said.outcome) == ("halt", "done")
+        through.set()
+        running.stop.set()
+        async with asyncio.timeout(10.0):
+            await working
+    finally:
+        await tail.stop()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
 
 async def test_a_policy_with_a_fault_ends_it_at_once(settings: Settings) -> None:
