@@ -2,8 +2,8 @@
 
 At most one automatic rollback per model in 10 minutes and max(1, 10 %) of all models in an hour;
 quarantines of at most max(1, 10 %) of the active sources in an hour; a target is not touched again
-while it cools down; what a person reversed is not done again by a machine; empty or wide targets
-are refused whoever asks; `halt` stops all of it.
+while it cools down; what a person reversed is not done again by a machine; a target that is nobody
+or many is refused whoever asks; `halt` stops all of it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ SHARE = 0.1
 MEMORY = timedelta(days=1)
 """How long a reversal by a person stands against the automation."""
 EVERYTHING = "*"
-WIDE = frozenset({"", "*", "all", "any", "anonymous", "unknown"})
-"""Names that are no single target; ``anonymous`` is whoever did not say who he is."""
+NOBODY = frozenset({"", "anonymous"})
+"""Names that are no target at all; ``anonymous`` is whoever did not say who he is."""
+WIDE = NOBODY | {"*", "all", "any", "unknown"}
+"""Names that are no single model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +178,20 @@ class Ledger:
 
 
 def check_target(request: Request) -> None:
-    """Refuse a target that is empty or means many.
+    """Refuse a source that is nobody, and a model that is none or many.
+
+    A source chooses its own name, and it is compared as it stands: ``*`` is the one source of that
+    name. Were such names refused, they would shield who bears them.
 
     Raises
     ------
     GuardRefused
         Whoever asks: no person can approve that.
     """
-    for name in (request.target, request.model):
-        if name.strip().lower() in WIDE or "*" in name:
-            raise GuardRefused(f"target: {name!r} is not one single target")
+    model = request.model
+    if request.target in NOBODY or model.strip().lower() in WIDE or EVERYTHING in model:
+        name = request.target if request.target in NOBODY else model
+        raise GuardRefused(f"target: {name!r} is not one single target")
 
 
 def _version(action: Action, name: str) -> int | None:
