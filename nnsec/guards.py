@@ -21,6 +21,7 @@ SHARE = 0.1
 MEMORY = timedelta(days=1)
 """How long a reversal by a person stands against the automation."""
 EVERYTHING = "*"
+SWITCHES = frozenset({"halt", "resume"})
 NOBODY = frozenset({"", "anonymous"})
 """Names that are no target at all; ``anonymous`` is whoever did not say who he is."""
 WIDE = NOBODY | {"*", "all", "any", "unknown"}
@@ -88,12 +89,12 @@ class Ledger:
 
     def learn_one(self, action: Action) -> None:
         """Fold one action result; the same one again changes nothing."""
-        if action.action in {"halt", "resume"}:
+        if action.action in SWITCHES:
             if action.outcome == "done":
                 where = action.model or EVERYTHING
-                before = self._halts.get(where)
-                if before is None or before[0] <= action.time:
-                    self._halts[where] = (action.time, action.action == "halt")
+                # The last in the log counts, also where a clock stepped back in between.
+                time = max(action.time, self._halts.get(where, (action.time, False))[0])
+                self._halts[where] = (time, action.action == "halt")
             return
         if action.figures.get("needed") is False or action.outcome == "denied":
             self._effects.pop(action.id, None)
@@ -113,6 +114,11 @@ class Ledger:
             left=_version(action, "from"),
             reached=_version(action, "to"),
         )
+
+    @property
+    def switched(self) -> datetime | None:
+        """The time of the newest `halt` or `resume`, of whatever model; a later one is after it."""
+        return max((time for time, _ in self._halts.values()), default=None)
 
     def halted(self, model: str) -> bool:
         """Whether the kill switch is on, for all models or for this one.

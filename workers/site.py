@@ -19,7 +19,7 @@ from aiokafka.partitioner import murmur2
 
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import ConfigError, NNSecError, RollbackRefused, TransientError
-from nnsec.guards import Ledger
+from nnsec.guards import SWITCHES, Ledger
 from nnsec.settings import Settings
 from nnsec.trust import keys, statements
 from nnsec.trust.statements import Standing
@@ -234,6 +234,9 @@ class Site:
         now = self.now()
         if known is not None:  # older readers tell old from new by the time: it never stands still
             now = max(now, known.time + timedelta(milliseconds=1))
+        if action.action in SWITCHES and (last := self.ledger.switched) is not None:
+            # Those of all models and of one lie on two partitions: their times alone order them.
+            now = max(now, last + timedelta(milliseconds=1))
         said = action.model_copy(
             update={
                 "outcome": outcome,

@@ -127,13 +127,15 @@ def test_a_clock_that_stepped_back_frees_nothing() -> None:
         ([("halt", "digits", 5)], True),
         ([("halt", "other", 5)], False),
         ([("halt", EVERYTHING, 5), ("resume", EVERYTHING, 4)], False),
-        ([("resume", EVERYTHING, 4), ("halt", EVERYTHING, 5)], False),
+        ([("resume", EVERYTHING, 4), ("halt", EVERYTHING, 5)], True),
+        ([("halt", EVERYTHING, 4), ("resume", EVERYTHING, 5)], False),
+        ([("resume", "digits", 4), ("resume", EVERYTHING, 3), ("halt", EVERYTHING, 5)], True),
         ([("halt", EVERYTHING, 5), ("resume", "digits", 4)], False),
         ([("resume", "digits", 5), ("halt", EVERYTHING, 4)], True),
     ],
 )
 def test_the_kill_switch(switches: list[tuple[str, str, int]], *, halted: bool) -> None:
-    """The newest of `halt` and `resume`, wide or of the model, holds; a person may still act."""
+    """The last in the log counts, of the wide and the model's the newer; a person may still act."""
     ledger = Ledger()
     for name, model, minutes in switches:
         ledger.learn_one(done(name, "x", minutes, model=model))

@@ -86,6 +86,21 @@ async def test_one_model_may_resume_under_a_wide_halt(stage: Stage) -> None:
     assert {one.by for one in stage.actions()} == {OPERATOR.id}
 
 
+@pytest.mark.parametrize("resumed", ["*", "digits"])
+@pytest.mark.parametrize("halted", ["*", "digits"])
+async def test_a_clock_that_stepped_back_does_not_undo_a_halt(
+    stage: Stage, resumed: str, halted: str
+) -> None:
+    """What its receipt says is done holds, also after a restart."""
+    stage.now += timedelta(minutes=4)
+    await stage.order("resume", model=resumed)
+    stage.now -= timedelta(minutes=4)
+    await stage.order("halt", model=halted)
+    assert stage.site.ledger.halted("digits")
+    stage.start()
+    assert stage.site.ledger.halted("digits")
+
+
 async def test_a_dismissal_is_only_noted(stage: Stage) -> None:
     """The correlator carries it out; here its use is made known, so that it works once."""
     await stage.order("dismiss", str(incident().id))
