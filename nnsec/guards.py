@@ -128,8 +128,21 @@ class Ledger:
         found = [self._halts[name] for name in (EVERYTHING, model) if name in self._halts]
         return max(found)[1] if found else False
 
-    def check(self, request: Request, *, now: datetime, population: Population) -> None:
+    def check(
+        self,
+        request: Request,
+        *,
+        now: datetime,
+        population: Population,
+        begun: tuple[datetime, str] | None = None,
+    ) -> None:
         """Let a request pass, or say why not.
+
+        Parameters
+        ----------
+        begun:
+            Time and id of the action itself, if it is said to run already: then only what began
+            before it counts, so that of those who began at once the first ones may go on.
 
         Raises
         ------
@@ -142,8 +155,9 @@ class Ledger:
             return
         if self.halted(request.model):
             raise GuardRefused("kill switch: the automation is halted; `resume` ends that")
-        self._check_reversal(request, now)
-        same = [e for e in self._effects.values() if e.kind == request.action and e.automatic]
+        known = self._before(begun)
+        _check_reversal(request, known, now)
+        same = [e for e in known if e.kind == request.action and e.automatic]
         target = request.model if request.action == "rollback" else request.target
         latest = max((e.time for e in same if e.target == target), default=None)
         if latest is not None and now - latest < COOL_DOWN:
@@ -160,27 +174,36 @@ class Ledger:
                 f"at most {allowed} may be without a person"
             )
 
-    def _check_reversal(self, request: Request, now: datetime) -> None:
-        """Refuse to do again what was done by itself and then reversed: no flapping."""
-        effects = sorted(
-            (e for e in self._effects.values() if now - e.time < MEMORY), key=lambda e: e.time
+    def _before(self, begun: tuple[datetime, str] | None) -> list[_Effect]:
+        """All effects, or those that began before one of them."""
+        if begun is None:
+            return list(self._effects.values())
+        return [
+            effect
+            for name, effect in self._effects.items()
+            if name != begun[1] and (effect.time, name) < begun
+        ]
+
+
+def _check_reversal(request: Request, known: list[_Effect], now: datetime) -> None:
+    """Refuse to do again what was done by itself and then reversed: no flapping."""
+    effects = sorted((e for e in known if now - e.time < MEMORY), key=lambda e: e.time)
+    undone = False
+    acted = False
+    for effect in effects:
+        if request.action == "quarantine" and effect.target == request.target:
+            acted = acted or (effect.kind == "quarantine" and effect.automatic)
+            undone = undone or (acted and effect.kind == "release")
+        elif request.action == "rollback" and effect.target == request.model:
+            left = effect.left is not None and effect.left == request.version
+            back = effect.reached is not None and effect.reached == request.version
+            acted = acted or (effect.kind == "rollback" and effect.automatic and left)
+            undone = undone or (acted and back)
+    if undone:
+        raise GuardRefused(
+            f"flapping: {request.action} of {request.target} was done and reversed within a "
+            "day; a person must decide now"
         )
-        undone = False
-        acted = False
-        for effect in effects:
-            if request.action == "quarantine" and effect.target == request.target:
-                acted = acted or (effect.kind == "quarantine" and effect.automatic)
-                undone = undone or (acted and effect.kind == "release")
-            elif request.action == "rollback" and effect.target == request.model:
-                left = effect.left is not None and effect.left == request.version
-                back = effect.reached is not None and effect.reached == request.version
-                acted = acted or (effect.kind == "rollback" and effect.automatic and left)
-                undone = undone or (acted and back)
-        if undone:
-            raise GuardRefused(
-                f"flapping: {request.action} of {request.target} was done and reversed within a "
-                "day; a person must decide now"
-            )
 
 
 def check_target(request: Request) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Iterable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nnsec.errors import GuardRefused, NNSecError, TransientError
@@ -23,6 +23,8 @@ from workers.vault import Vault
 
 RETRY = 1.0
 """Seconds until an action is tried again that met something that was away."""
+SETTLE = 0.25
+"""Seconds after which what other workers said at the same moment has come from the log."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Lanes:
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._news: dict[str, asyncio.Event] = {}
         self._held: frozenset[int] = frozenset()
+        self._judging = asyncio.Lock()
 
     def hold(self, partitions: frozenset[int]) -> None:
         """Run only actions of models on these partitions of the control topics."""
@@ -202,25 +205,43 @@ class Lanes:
             self.wake()
             return None
         try:
-            await self._guard(remedy, action, found)
+            # Two that are judged at once would not see each other: the guards know what runs.
+            async with self._judging if action.automatic else contextlib.nullcontext():
+                await self._guard(remedy, action, found)
+                if site.actions[action.id] is not action:
+                    return None  # a person denied it meanwhile
+                asked = site.clock()
+                action = await site.report(action, "running", found.what, **found.figures)
+            if action.automatic and len(self._held) < site.partitions["incidents"]:
+                await self._guard_again(remedy, action, found, site.clock() - asked)
         except GuardRefused as error:
             await site.report(action, "awaiting_approval", f"guard: {error}", **found.figures)
             return None
-        if site.actions[action.id] is not action:
-            return None  # a person denied it meanwhile
-        return await site.report(action, "running", found.what, **found.figures)
+        return action
 
-    async def _guard(self, remedy: Remedy, action: Action, found: Plan) -> None:
+    async def _guard_again(self, remedy: Remedy, begun: Action, found: Plan, took: float) -> None:
+        """Judge what runs by what other workers began at the same moment."""
+        await asyncio.sleep(SETTLE)
+        # Who was slow to say it may not have been seen by those who began after it.
+        time = begun.time if took < SETTLE else datetime.max.replace(tzinfo=UTC)
+        await self._guard(remedy, begun, found, (time, begun.id))
+
+    async def _guard(
+        self, remedy: Remedy, action: Action, found: Plan,
+        begun: tuple[datetime, str] | None = None,
+    ) -> None:  # fmt: skip
         request, site = remedy.request(action, found), self._site
         models = len(site.settings.models)
         try:
-            site.ledger.check(request, now=site.now(), population=Population(models, 1))
+            site.ledger.check(
+                request, now=site.now(), population=Population(models, 1), begun=begun
+            )
         except GuardRefused as error:
             if request.action != "quarantine" or not str(error).startswith("rate"):
                 raise
             # Only now does it matter how many sources there are, and counting them costs time.
-            sources = await self._sources()
-            site.ledger.check(request, now=site.now(), population=Population(models, sources))
+            many = Population(models, await self._sources())
+            site.ledger.check(request, now=site.now(), population=many, begun=begun)
 
     async def _sources(self) -> int:
         """How many sources sent samples within the last hour."""

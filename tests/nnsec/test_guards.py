@@ -51,13 +51,16 @@ def rollback(version: int = 2, model: str = "digits", *, automatic: bool = True)
     return Request("rollback", model, model, automatic, version)
 
 
-def refusal(request: Request, *actions: Action, population: Population = FEW) -> str:
+def refusal(
+    request: Request, *actions: Action, population: Population = FEW,
+    begun: tuple[datetime, str] | None = None,
+) -> str:  # fmt: skip
     """The guard that said no; empty if none did."""
     ledger = Ledger()
     for action in actions:
         ledger.learn_one(action)
     try:
-        ledger.check(request, now=NOW, population=population)
+        ledger.check(request, now=NOW, population=population, begun=begun)
     except GuardRefused as error:
         return str(error).split(":")[0]
     return ""
@@ -112,6 +115,27 @@ def test_guards(
 ) -> None:
     """Each history lets the request pass, or names the guard that does not."""
     assert refusal(request_, *history, population=population) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [
+        ((5, "b"), [], ""),
+        ((5, "b"), [(6, "a")], "rate"),
+        ((5, "b"), [(4, "a")], ""),
+        ((5, "b"), [(5, "a")], "rate"),
+        ((5, "b"), [(5, "c")], ""),
+    ],
+)
+def test_of_those_who_began_at_once_the_first_go_on(
+    own: tuple[int, str], others: list[tuple[int, str]], expected: str
+) -> None:
+    """Judged again while it runs, an action counts neither itself nor what began after it."""
+    known = [
+        rolled(minutes, 2, 1, name, id=name, outcome="running") for minutes, name in (own, *others)
+    ]
+    begun = NOW - timedelta(minutes=own[0]), own[1]
+    assert refusal(rollback(model=own[1]), *known, begun=begun) == expected
 
 
 def test_a_clock_that_stepped_back_frees_nothing() -> None:

@@ -13,8 +13,18 @@ from nnsec.adapters.records import Out
 from nnsec.errors import TransientError, Unsafe
 from nnsec.incidents import stamped
 from nnsec.settings import Settings
+from nnsec.trust.statements import sign_statement
 from schemas.action import Action
-from tests.workers.stage import OPERATOR, Shelf, Stage, configured, dismissed, incident
+from tests.workers.stage import (
+    OPERATOR,
+    RELEASE,
+    Shelf,
+    Stage,
+    configured,
+    dismissed,
+    incident,
+    statement,
+)
 from workers import lanes
 from workers.actions.rollback import Rollback
 from workers.site import Overtaken
@@ -232,6 +242,70 @@ async def test_a_second_rollback_needs_a_person(stage: Stage) -> None:
         await stage.until(lambda: stage.outcomes()[-1:] == ["awaiting_approval"])
     assert stage.actions()[-1].reason.startswith("guard: cool-down")
     assert stage.actions()[-1].figures["to"] == 3
+
+
+async def test_models_that_are_judged_at_once_are_counted_together(tmp_path: Path) -> None:
+    """Of six models one is rolled back in an hour, however near the others follow."""
+    names = [f"m{number}" for number in range(5)]
+    spec = configured(Settings(), tmp_path).models["digits"].model_dump()
+
+    async def pen(_: Out) -> None:
+        await asyncio.sleep(0.02)
+
+    rollbacks = {"severity": "high", "actions": ["rollback"], "approval": "none"}
+    stage = Stage(
+        configured(
+            Settings(), tmp_path, models=dict.fromkeys(names, spec), policy={"poisoning": rollbacks}
+        ),
+        pen=pen,
+    )
+    for name in names:
+        said = sign_statement(statement(2, 1, model=name), RELEASE)
+        stage.site.learn(stage.record("models", said, name.encode()))
+    stage.shelf.tainted = {2: "poison"}
+    stage.remediation.lanes.hold(frozenset())
+    for name in names:
+        await stage.take(incident(f"s-{name}", model=name))
+    stage.remediation.lanes.hold(frozenset({0}))
+    stage.remediation.lanes.wake()
+    await stage.until(lambda: stage.outcomes().count("awaiting_approval") == 4)
+    assert stage.outcomes().count("running") == 1
+
+
+@pytest.mark.parametrize(
+    ("apart", "slow", "last"), [(-1, False, "awaiting_approval"), (1, False, "running"),
+                                (1, True, "awaiting_approval")],
+)  # fmt: skip
+async def test_what_another_worker_began_at_the_same_moment_counts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, apart: int, *, slow: bool, last: str
+) -> None:
+    """The later one gives way before anything is done; so does one whose word was slow to come."""
+    monkeypatch.setattr(lanes, "SETTLE", 0.1)
+    stage.site.partitions = {**stage.site.partitions, "incidents": 2}
+    stage.remediation.lanes.hold(frozenset({stage.site.place("digits")}))
+    real = stage.publish
+
+    async def publish(*outs: Out) -> bool:
+        for out in outs:
+            said = Action.decode(out.value) if out.topic == "actions" else None
+            if said and said.outcome == "running":
+                other = said.model_copy(
+                    update={"id": "other", "model": "other",
+                            "time": said.time + timedelta(seconds=apart)}
+                )  # fmt: skip
+                await asyncio.sleep(0.2 * slow)
+                await real(Out("actions", other.encode(), b"other"))
+        return await real(*outs)
+
+    stage.site.publish = publish
+    await stage.take(incident())
+    await stage.until(lambda: "running" in stage.outcomes()[2:])
+    await stage.rest(0.3)
+    mine = [one for one in stage.actions() if one.model == "digits"]
+    assert mine[-1].outcome == last
+    assert bool(stage.said("models")) is (last == "running")
+    if last == "awaiting_approval":
+        assert mine[-1].reason.startswith("guard: rate")
 
 
 async def test_a_clean_model_is_left_alone(stage: Stage) -> None:
