@@ -70,6 +70,7 @@ class _Effect:
     target: str
     automatic: bool
     time: datetime
+    ran: bool
     left: int | None
     reached: int | None
 
@@ -96,21 +97,26 @@ class Ledger:
                 time = max(action.time, self._halts.get(where, (action.time, False))[0])
                 self._halts[where] = (time, action.action == "halt")
             return
+        known = self._effects.get(action.id)
+        began = known if known is not None and known.ran else None
         if action.figures.get("needed") is False or action.outcome == "denied":
-            self._effects.pop(action.id, None)
+            # What ran may have changed something, whatever a later try of it was found to be.
+            if began is None:
+                self._effects.pop(action.id, None)
             return
         kind = action.action
         if kind not in {"quarantine", "release", "rollback", "promote"}:
             return
         if action.outcome not in {"running", "done", "failed"}:
             return
-        before_effect = self._effects.get(action.id)
         self._effects[action.id] = _Effect(
             kind=kind,  # type: ignore[arg-type]
             model=action.model,
             target=action.model if kind in {"rollback", "promote"} else action.subject.id,
-            automatic=action.automatic,
-            time=before_effect.time if before_effect else action.time,
+            # A person who approves another try does not make the first one his own.
+            automatic=began.automatic if began else action.automatic,
+            time=began.time if began else action.time,
+            ran=began is not None or action.outcome == "running",
             left=_version(action, "from"),
             reached=_version(action, "to"),
         )

@@ -178,11 +178,25 @@ def test_a_switch_that_was_not_thrown_is_none() -> None:
     assert not ledger.halted("digits")
 
 
-def test_what_was_taken_back_does_not_count() -> None:
-    """A rollback that ran and was found not to be needed leaves the guard free."""
-    running = rolled(5, 2, 1, id="a", outcome="running")
-    unneeded = rolled(4, 2, 1, id="a", figures={"needed": False})
-    assert refusal(rollback(), running, unneeded, population=MANY) == ""
+@pytest.mark.parametrize("end", [{"figures": {"needed": False}}, {"outcome": "denied"}])
+@pytest.mark.parametrize(("first", "expected"), [("failed", ""), ("running", "cool-down")])
+def test_what_ran_counts_whatever_became_of_it(
+    end: dict[str, Any], first: str, expected: str
+) -> None:
+    """A later try that is denied or not needed takes back only what never ran."""
+    history = [rolled(5, 2, 1, id="a", outcome=first), rolled(4, 2, 1, id="a", **end)]
+    assert refusal(rollback(), *history, population=MANY) == expected
+
+
+def test_what_a_person_tries_again_stays_an_act_of_the_automation() -> None:
+    """The cool-down is not forgotten, nor begun anew; what never ran is the person's alone."""
+    again = rolled(1, 2, 1, id="a", automatic=False)
+    for first, expected in (
+        (rolled(9, 2, 1, id="a", outcome="running"), "cool-down"),
+        (rolled(11, 2, 1, id="a", outcome="running"), ""),
+        (rolled(9, 2, 1, id="a", outcome="failed"), ""),
+    ):
+        assert refusal(rollback(), first, again, population=MANY) == expected
 
 
 @given(
