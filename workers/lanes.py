@@ -91,8 +91,8 @@ class Lanes:
     async def _would(self, action: Action) -> str:
         try:
             return f"would {(await self._remedies[action.action].plan(action)).what}"
-        except NNSecError as error:
-            return f"would fail: {error}"
+        except Exception as error:  # noqa: BLE001 - see _why
+            return f"would fail: {_why(error)}"
 
     async def _give_up(self, incident: Incident) -> None:
         await _at_once(
@@ -179,8 +179,8 @@ class Lanes:
             result = await remedy.apply(action)
         except TransientError:
             raise
-        except NNSecError as error:
-            await site.report(action, "failed", str(error))
+        except Exception as error:  # noqa: BLE001 - see _why
+            await site.report(action, "failed", _why(error))
         else:
             await site.report(action, "done", result.what, **result.figures)
         self.wake()
@@ -263,3 +263,15 @@ async def _at_once(reports: Iterable[Awaitable[Action]]) -> None:
     for said in await asyncio.gather(*reports, return_exceptions=True):
         if isinstance(said, BaseException):
             raise said
+
+
+def _why(error: Exception) -> str:
+    """Why an action failed, in words.
+
+    Nothing that an action meets may end the worker: its proposal stands in the log, so that every
+    restart would meet it again, and nothing else would ever be done.
+    """
+    if isinstance(error, NNSecError):
+        return str(error)
+    logger.error("an action met what it should not", exc_info=error)
+    return f"{type(error).__name__}: {error}"

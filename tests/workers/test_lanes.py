@@ -25,7 +25,7 @@ from tests.workers.stage import (
     incident,
     statement,
 )
-from workers import lanes
+from workers import lanes, turns
 from workers.actions.rollback import Rollback
 from workers.site import Overtaken
 
@@ -425,15 +425,50 @@ async def test_a_kill_at_any_point_changes_nothing(stage: Stage, cut: int) -> No
     assert stage.outcomes() == ["proposed", "running", "done"]
 
 
+@pytest.mark.parametrize("step", ["plan", "apply"])
+async def test_an_unexpected_error_fails_the_action_and_no_more(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    """With its class, and where it was raised in the log; a person may have it tried again."""
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    async with stage.crew():
+        with monkeypatch.context() as patch:
+            patch.setattr(Rollback, step, broken)
+            await stage.take(incident())
+            await stage.until(lambda: stage.outcomes()[-1] == "failed")
+            await stage.rest()
+        assert stage.actions()[-1].reason == "ZeroDivisionError: by zero"
+        assert "Traceback" in caplog.text
+        await stage.order("approve", str(incident().id))
+        await stage.until(lambda: stage.outcomes("rollback")[-1] == "done")
+
+
+async def test_a_dry_run_survives_an_unexpected_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it would fail of it."""
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(Rollback, "plan", broken)
+    stage = made(tmp_path, remediation={"dry_run": True})
+    await stage.take(incident())
+    assert stage.actions()[0].reason == "dry run: would fail: ZeroDivisionError: by zero"
+
+
 async def test_an_error_in_a_lane_ends_the_worker(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault of the program is not passed over in silence."""
+    """A fault outside of any action is not passed over in silence."""
 
-    async def broken(*_: object) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Rollback, "plan", broken)
+    monkeypatch.setattr(turns, "ready", broken)
     await stage.take(incident())
     with pytest.raises(ZeroDivisionError):
         await stage.rest(1.0)
