@@ -46,6 +46,7 @@ class Lanes:
         self._news: dict[str, asyncio.Event] = {}
         self._held: frozenset[int] = frozenset()
         self._judging = asyncio.Lock()
+        self._retry: dict[str, float] = {}
 
     def hold(self, partitions: frozenset[int]) -> None:
         """Run only actions of models on these partitions of the control topics."""
@@ -151,22 +152,25 @@ class Lanes:
             action = self._next(model)
             if action is None:
                 news.clear()
-                await news.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY):  # by then one may be tried again
+                        await news.wait()
                 continue
             try:
                 await self._run(action)
             except TransientError as error:
                 logger.warning("%s of %s waits: %s", action.action, action.subject.id, error)
-                await asyncio.sleep(RETRY)
+                self._retry[action.id] = self._site.clock() + RETRY
+            else:
+                self._retry.pop(action.id, None)
 
     def _next(self, model: str) -> Action | None:
         if not self._holds(model) or self._site.settings.remediation.dry_run:
             return None
-        actions = (one for one in self._site.actions.values() if one.model == model)
-        for one in turns.ready(actions):
-            if one.action in self._remedies and not one.figures.get("dry_run"):
-                return one
-        return None
+        ready = turns.ready(one for one in self._site.actions.values() if one.model == model)
+        able = (a for a in ready if a.action in self._remedies and not a.figures.get("dry_run"))
+        now = self._site.clock()
+        return turns.first(able, lambda action: self._retry.get(action.id, 0.0) > now)
 
     async def _run(self, action: Action) -> None:
         remedy, site = self._remedies[action.action], self._site

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from schemas.action import Action
+from schemas.alert import Subject
+from workers.desk import ON_MODEL
 
 PASSED = frozenset({"done", "denied"})
 
@@ -37,6 +39,29 @@ def ready(actions: Iterable[Action]) -> list[Action]:
         or (one.outcome == "proposed" and (not one.incident or _order(one) <= first[_chain(one)]))
     ]
     return sorted(found, key=lambda a: (a.outcome != "running", a.incident is not None, a.time))
+
+
+def first(actions: Iterable[Action], waits: Callable[[Action], bool]) -> Action | None:
+    """The first one that does not wait for something away, nor for one that does.
+
+    What comes after on the same subject waits too, and on the same model if what waits changes
+    which checkpoint serves: these keep their order.
+
+    Parameters
+    ----------
+    actions:
+        As of `ready`.
+    """
+    behind: set[Subject] = set()
+    for one in actions:
+        touched = {one.subject}
+        if one.action in ON_MODEL:
+            touched.add(Subject(kind="model", id=one.model))
+        if touched & behind or waits(one):
+            behind |= touched
+        else:
+            return one
+    return None
 
 
 def undone(action: Action, actions: Iterable[Action]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nnsec.adapters.records import Out
+from nnsec.adapters.records import Out, Record
 from nnsec.errors import TransientError, Unsafe
 from nnsec.incidents import stamped
 from nnsec.settings import Settings
@@ -26,8 +26,10 @@ from tests.workers.stage import (
     statement,
 )
 from workers import lanes, turns
+from workers.actions.quarantine import Quarantine
 from workers.actions.rollback import Rollback
 from workers.site import Overtaken
+from workers.vault import Stock
 
 DONE = [(2, "prepare", 1), (2, "activate", 1)]
 
@@ -350,6 +352,32 @@ async def test_an_absent_registry_is_waited_for(
         await stage.take(incident())
         await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
     assert stage.outcomes() == ["proposed", "running", "done"]
+
+
+async def test_quarantines_do_not_wait_for_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback that waits is passed, and done when the registry is back."""
+    monkeypatch.setattr(lanes, "RETRY", 0.05)
+    stage = made(tmp_path, ("quarantine", "rollback"))
+
+    async def none(*_: object) -> list[Record]:
+        return []
+
+    def away(*_: object) -> Stock:
+        raise TransientError("away")
+
+    monkeypatch.setattr(Quarantine, "_records", none)
+    real = stage.shelf.survey
+    stage.shelf.survey = away
+    async with stage.crew():
+        await stage.take(incident("s1"))
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "done")
+        await stage.order("quarantine", "s2")
+        await stage.until(lambda: stage.outcomes("quarantine").count("done") == 2)
+        assert stage.outcomes("rollback") == ["proposed"]
+        stage.shelf.survey = real
+        await stage.until(lambda: stage.outcomes("rollback")[-1] == "done")
 
 
 async def test_a_checkpoint_that_fails_is_passed_over(tmp_path: Path) -> None:

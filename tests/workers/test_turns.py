@@ -51,6 +51,27 @@ def test_turns(actions: list[Action], expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("actions", "waiting", "expected"),
+    [
+        ([action("a"), action("b", subject="s2")], "", "a"),
+        ([action("a"), action("b", subject="s2")], "a", "b"),
+        ([action("a"), action("b")], "a", ""),
+        ([action("a"), action("b"), action("c", subject="s2")], "a", "c"),
+        ([action("a", action="rollback"), action("b", subject="s2")], "a", "b"),
+        ([action("a", action="rollback"), action("b", action="rollback", subject="s2")], "a", ""),
+        ([action("a", action="rollback"), action("b", action="promote", subject="s2"),
+          action("c", subject="s2")], "a", ""),
+        ([action("a", action="rollback"), action("b", subject="digits")], "a", "b"),
+        ([action("a"), action("b", subject="s2")], "ab", ""),
+    ],
+)  # fmt: skip
+def test_who_waits_is_passed(actions: list[Action], waiting: str, expected: str) -> None:
+    """But by none on the same subject, and by no other change of what serves."""
+    found = turns.first(actions, lambda one: one.id in waiting)
+    assert (found.id if found else "") == expected
+
+
+@pytest.mark.parametrize(
     ("outcome", "undone"), [("proposed", True), ("denied", True), ("done", False)]
 )
 def test_a_later_step_needs_the_earlier_one_done(outcome: str, *, undone: bool) -> None:
