@@ -23,6 +23,8 @@ from workers.vault import Vault
 
 RETRY = 1.0
 """Seconds until an action is tried again that met something that was away."""
+COUNT_SECONDS = 60.0
+"""For so long the number of active sources is taken to stand: to count them reads an hour."""
 SETTLE = 0.25
 """Seconds after which what other workers said at the same moment has come from the log."""
 
@@ -47,6 +49,7 @@ class Lanes:
         self._held: frozenset[int] = frozenset()
         self._judging = asyncio.Lock()
         self._retry: dict[str, float] = {}
+        self._counted: tuple[float, int] | None = None
 
     def hold(self, partitions: frozenset[int]) -> None:
         """Run only actions of models on these partitions of the control topics."""
@@ -244,8 +247,14 @@ class Lanes:
             if request.action != "quarantine" or not str(error).startswith("rate"):
                 raise
             # Only now does it matter how many sources there are, and counting them costs time.
-            many = Population(models, await self._sources())
+            many = Population(models, await self._active())
             site.ledger.check(request, now=site.now(), population=many, begun=begun)
+
+    async def _active(self) -> int:
+        """How many sources there are, counted at most once in `COUNT_SECONDS`."""
+        if self._counted is None or self._site.clock() - self._counted[0] >= COUNT_SECONDS:
+            self._counted = (self._site.clock(), await self._sources())
+        return self._counted[1]
 
     async def _sources(self) -> int:
         """How many sources sent samples within the last hour."""

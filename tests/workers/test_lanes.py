@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -25,7 +27,7 @@ from tests.workers.stage import (
     incident,
     statement,
 )
-from workers import lanes, turns
+from workers import lanes, process, turns
 from workers.actions.quarantine import Quarantine
 from workers.actions.rollback import Rollback
 from workers.site import Overtaken
@@ -308,6 +310,33 @@ async def test_what_another_worker_began_at_the_same_moment_counts(
     assert bool(stage.said("models")) is (last == "running")
     if last == "awaiting_approval":
         assert mine[-1].reason.startswith("guard: rate")
+
+
+async def test_an_incident_has_the_sources_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many it accuses; a minute later they are counted anew."""
+    counted = 0
+
+    async def summaries(*_: object) -> AsyncIterator[Record]:
+        nonlocal counted
+        counted += 1
+        for record in ():
+            yield record
+
+    monkeypatch.setattr(process, "since", summaries)
+    stage = made(tmp_path, ("quarantine",))
+    clock = 0.0
+    stage.site.clock = lambda: clock
+    async with stage.crew():
+        await stage.take(incident(*(f"s{number}" for number in range(9))))
+        await stage.until(lambda: stage.outcomes().count("awaiting_approval") == 8)
+        once = counted
+        clock += lanes.COUNT_SECONDS
+        await stage.take(incident("s9", episode=UUID(int=9)))
+        await stage.until(lambda: stage.outcomes().count("awaiting_approval") == 9)
+    # The first quarantine reads what was accepted by the same means.
+    assert (once, counted) == (2, 3)
 
 
 async def test_a_clean_model_is_left_alone(stage: Stage) -> None:
