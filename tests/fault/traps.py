@@ -58,8 +58,8 @@ def _at_read(source: bytes) -> None:
 def _at_guard(source: bytes) -> None:
     """Once the guards let it pass."""
 
-    async def guard(real: Any, self: Any, remedy: Any, action: Any, found: Any) -> None:
-        await real(self, remedy, action, found)
+    async def guard(real: Any, self: Any, remedy: Any, action: Any, *rest: Any) -> None:
+        await real(self, remedy, action, *rest)
         if action.subject.id.encode() == source:
             _die()
 
