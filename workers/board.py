@@ -11,6 +11,9 @@ from schemas.model_status import ModelStatus
 SILENT = 15.0
 """Seconds without a report after which a worker is gone."""
 
+Target = tuple[int, int, str]
+"""(epoch, version, digest) that is to serve."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
@@ -58,14 +61,15 @@ class Board:
         return tuple(reasons) if holders and len(reasons) >= len(holders) else ()
 
     def unswapped(
-        self, model: str, epoch: int, topic: str, partitions: Iterable[int], now: float
+        self, model: str, target: Target, topic: str, partitions: Iterable[int], now: float
     ) -> tuple[int, ...]:
-        """Partitions of a topic that no live worker active at the epoch (or a later one) holds."""
+        """Partitions of a topic that no live worker holds with this very checkpoint active."""
         served = {
             partition
             for status in self.live(now)
             if any(
-                one.model == model and one.epoch >= epoch and one.state == "active"
+                (one.model, one.state) == (model, "active")
+                and (one.epoch, one.version, one.digest) == target
                 for one in status.models
             )
             for partition in status.partitions.get(topic, ())

@@ -101,6 +101,7 @@ class Site:
         self._revoked: set[str] = set()
         self._incidents: dict[UUID, tuple[int, bool]] = {}
         self._versions: dict[int, Source] = {}
+        self._unread: set[bytes | None] = set()
         self._news = asyncio.Event()
         self._pen = asyncio.Lock()
 
@@ -134,6 +135,7 @@ class Site:
             if record.topic == "actions":
                 self._learn_action(Action.decode(record.value))
             elif record.topic == "models":
+                self._unread.discard(record.value)
                 self._learn_statement(record.value)
             elif record.topic == "sources":
                 self._learn_source(Source.decode(record.value))
@@ -169,7 +171,7 @@ class Site:
         try:
             self.standings[statement.model] = standing.accept(statement)
         except RollbackRefused:
-            return  # what this process said itself comes back from the log
+            return  # overtaken, or said before
         if statement.phase == "activate" and envelope is not None:
             self.envelopes[statement.model, statement.epoch] = envelope
 
@@ -267,23 +269,32 @@ class Site:
             logger.warning("what became of %s did not come back from actions yet", said.id)
         return self.actions[said.id]
 
-    async def say_model(self, statement: ModelStatement) -> bytes:
-        """Sign and publish a model statement; returns the envelope.
+    async def say_model(self, statement: ModelStatement) -> None:
+        """Sign and publish a model statement; returns when it was read back from the log.
+
+        Whether it counts there, or another was first, is in ``standings`` then.
 
         Raises
         ------
         ConfigError
             If there is no release key.
+        BadSignature
+            If the release key is not among the trusted ones; nothing was said.
         """
         path = self.settings.remediation.release_key
         if not path:
             raise ConfigError("[remediation] release_key is not set; no statement can be signed")
         envelope = statements.sign_statement(statement, keys.load_private(path))
+        statements.open_statement(envelope, self._release)
         name = uuid5(self.logs["models"], f"{statement.model}/{statement.epoch}/{statement.phase}")
         said = headers.event_headers("model", id=str(name), source_role=ROLE, time=statement.issued)
+        self._unread.add(envelope)
         await self.publish(Out("models", envelope, statement.model.encode(), said))
-        self._learn_statement(envelope)
-        return envelope
+        while not await self.until(lambda: envelope not in self._unread, HEARD):
+            logger.warning(
+                "epoch %d (%s) of %s did not come back from models yet",
+                statement.epoch, statement.phase, statement.model,
+            )  # fmt: skip
 
     async def say_source(
         self, source: str, state: SourceState, reason: str, incident: str

@@ -126,12 +126,15 @@ class Stage:
     def status(
         self, *, partitions: Sequence[int] = (0, 1), worker: int = 1, epoch: int = 0,
         state: str = "active", sources: int = 0, leaving: bool = False, reason: str = "",
+        version: int = 1,
     ) -> None:  # fmt: skip
         """Let a stream worker report."""
         self.site.learn(
             self.record(
                 "models.status",
-                status(partitions, worker, epoch, state, sources, leaving, reason).encode(),
+                status(
+                    partitions, worker, epoch, state, sources, leaving, reason, version
+                ).encode(),
             )
         )
 
@@ -140,6 +143,13 @@ class Stage:
         said = sign_statement(statement(version, epoch), RELEASE)
         self._before.append(self.record("models", said, b"digits"))
         self.site.learn(self._before[-1])
+
+    def release(self, version: int, epoch: int) -> None:
+        """Let a person say that a checkpoint serves, in both phases."""
+        for phase in ("prepare", "activate"):
+            said = sign_statement(statement(version, epoch, phase=phase), RELEASE)
+            self._before.append(self.record("models", said, b"digits"))
+            self.site.learn(self._before[-1])
 
     # --- looking at the tape ---
 
@@ -180,13 +190,13 @@ class Stage:
         async def work() -> None:
             while True:
                 standing = self.site.standings.get("digits")
-                active = standing.activated.epoch if standing and standing.activated else 0
+                ready = standing.prepared if standing else None
+                newest = ready or (standing.activated if standing else None)
                 for worker, partitions in holds.items():
-                    known = {"worker": worker, "partitions": partitions}
-                    epoch = standing.epoch if standing else 0
                     self.status(
-                        epoch=epoch, state="active" if epoch == active else "ready",
-                        sources=self.site.sources_version, **known,  # type: ignore[arg-type]
+                        worker=worker, partitions=partitions, sources=self.site.sources_version,
+                        epoch=newest.epoch if newest else 0, state="ready" if ready else "active",
+                        version=newest.version if newest else 1,
                     )  # fmt: skip
                 await asyncio.sleep(0.01)
 
@@ -278,10 +288,12 @@ def phase(envelope: bytes | None, key: keys.PublicKey = RELEASE.public) -> tuple
 
 def status(
     partitions: Sequence[int], worker: int = 1, epoch: int = 0, state: str = "active",
-    sources: int = 0, leaving: bool = False, reason: str = "",
+    sources: int = 0, leaving: bool = False, reason: str = "", version: int = 1,
+    digest: str = "",
 ) -> ModelStatus:  # fmt: skip
     served = ServedModel(
-        model="digits", epoch=epoch, version=1, digest="", state=state, reason=reason,  # type: ignore[arg-type]
+        model="digits", epoch=epoch, version=version, digest=digest or f"{version}" * 64,
+        state=state, reason=reason,  # type: ignore[arg-type]
     )  # fmt: skip
     return ModelStatus(
         worker=UUID(int=worker), time=T0,

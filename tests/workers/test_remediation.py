@@ -17,8 +17,11 @@ from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
 from nnsec.errors import ConfigError
 from nnsec.settings import Settings
+from nnsec.trust import keys
 from nnsec.trust.commands import sign_command
+from nnsec.trust.statements import open_statement
 from schemas.action import Action
+from schemas.model_statement import ModelStatement
 from schemas.revocation import Revocation
 from schemas.source import Source
 from tests.conftest import MadeCheckpoint
@@ -38,7 +41,8 @@ class Crew:
         self._here, self._publish = here, publish
         self.willing = True
         self._release = here.checkpoint.release_key
-        self._prepared = self._active = self._sources = 0
+        self._said: list[ModelStatement] = []
+        self._sources = 0
 
     async def work(self) -> None:
         tail = kafka.Tail(self._here.settings, ("models", "sources"))
@@ -48,25 +52,27 @@ class Crew:
                 if record.topic == "sources":
                     self._sources = Source.decode(record.value).version
                 else:
-                    epoch, phase, _ = self.phase(record.value)
-                    self._prepared = max(self._prepared, epoch)
-                    self._active = epoch if phase == "activate" else self._active
+                    self._said.append(self.opened(record.value))
                 await self.report()
         finally:
             await tail.stop()
 
-    def phase(self, envelope: bytes | None) -> tuple[int, str, int]:
-        from nnsec.trust import keys
+    def opened(self, envelope: bytes | None) -> ModelStatement:
+        return open_statement(envelope, (keys.load_public(f"{self._release}.pub"),))
 
-        return stage.phase(envelope, keys.load_public(f"{self._release}.pub"))
+    def phase(self, envelope: bytes | None) -> tuple[int, str, int]:
+        said = self.opened(envelope)
+        return said.epoch, said.phase, said.version
 
     async def report(self) -> None:
         """Say it, as at every change."""
-        epoch = self._prepared if self.willing else min(self._prepared, 1)
+        known = [one for one in self._said if self.willing or one.epoch == 1]
+        newest = known[-1] if known else None
         for worker, partitions in ((1, (0, 2)), (2, (1, 3))):
             said = stage.status(
-                partitions, worker, epoch, "active" if epoch == self._active else "ready",
-                self._sources,
+                partitions, worker, sources=self._sources, epoch=newest.epoch if newest else 0,
+                state="active" if newest and newest.phase == "activate" else "ready",
+                version=newest.version if newest else 1, digest=newest.digest if newest else "",
             )  # fmt: skip
             await self._publish(Out("models.status", said.encode(), str(said.worker).encode()))
 

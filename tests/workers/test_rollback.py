@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from nnsec.adapters.records import Out
 from nnsec.errors import TransientError, Unsafe
 from nnsec.settings import Settings
 from tests.workers.stage import OPERATOR, Shelf, Stage, configured, incident, phase
@@ -176,6 +177,64 @@ async def test_an_epoch_that_was_overtaken_fails(tmp_path: Path) -> None:
     stage.start()
     await stage.until(lambda: stage.outcomes()[-1] == "failed")
     assert "epoch 2 was overtaken: digits is at 3" in stage.actions()[-1].reason
+
+
+@pytest.mark.parametrize("hook", ["", "/bin/true"])
+async def test_what_a_person_releases_meanwhile_is_not_called_rolled_back(
+    tmp_path: Path, hook: str
+) -> None:
+    """Where the log has another checkpoint at a later epoch the action fails, and says so."""
+    stage = made(tmp_path, serving={"hook": hook, "timeout": 0.2})
+    stage.status(epoch=1, version=2)
+    await stage.take(incident())
+    await stage.until(lambda: stage.said("models") == DONE[:1])
+    stage.release(2, 3)
+    stage.status(epoch=3, version=2)
+    await stage.until(lambda: stage.outcomes()[-1] in {"done", "failed"})
+    assert stage.actions()[-1].reason == "epoch 2 was overtaken: digits is at 3"
+    assert stage.said("models") == DONE[:1]
+    await stage.rest(0.05)
+
+
+async def test_a_statement_that_comes_back_behind_another_does_not_count(tmp_path: Path) -> None:
+    """Released between the last look and the signing: the log alone says what stands."""
+    stage = made(tmp_path)
+    published = stage.site.publish
+
+    async def late(*outs: Out) -> bool:
+        if stage.said("models") == DONE[:1] and outs[0].topic == "models":
+            stage.release(2, 3)
+        return await published(*outs)
+
+    stage.site.publish = late
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] in (["done"], ["failed"]))
+    assert stage.actions()[-1].reason == "epoch 2 was overtaken: digits is at 3"
+
+
+async def test_a_release_after_the_swap_began_is_no_rollback(tmp_path: Path) -> None:
+    """Workers go to the later epoch and never to this one: it fails at once, not after 60 s."""
+    stage = made(tmp_path)
+    stage.status(epoch=2, state="ready")
+    await stage.take(incident())
+    await stage.until(lambda: stage.said("models") == DONE)
+    stage.release(2, 3)
+    stage.status(epoch=3, version=2)
+    await stage.until(lambda: stage.outcomes()[-1] in {"done", "failed"})
+    assert stage.actions()[-1].reason == "epoch 2 was overtaken: digits is at 3"
+
+
+async def test_a_worker_with_another_checkpoint_has_not_swapped(stage: Stage) -> None:
+    """The epoch alone does not say what serves: version and digest count too."""
+    stage.status(epoch=2, state="ready")
+    await stage.take(incident())
+    await stage.until(lambda: stage.said("models") == DONE)
+    stage.status(epoch=2, version=2)
+    await stage.rest(0.2)
+    assert stage.outcomes()[-1] == "running"
+    stage.status(epoch=2, version=1)
+    await stage.until(lambda: stage.outcomes()[-1] == "done")
 
 
 async def test_without_a_release_key_it_fails_in_words(tmp_path: Path) -> None:

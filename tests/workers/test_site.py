@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from nnsec.adapters.records import Out
-from nnsec.errors import ConfigError
+from nnsec.errors import BadSignature, ConfigError
 from nnsec.settings import Settings
 from nnsec.trust import keys
 from nnsec.trust.statements import sign_statement
@@ -161,3 +161,34 @@ async def test_a_statement_needs_a_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="release_key"):
         await bare.site.say_model(statement(1, 1))
     assert bare.tape == []
+
+
+async def test_a_key_that_nobody_trusts_says_nothing(tmp_path: Path) -> None:
+    """Readers would leave the statement out, and it would be waited for in vain."""
+    stage = Stage(configured(Settings(), tmp_path))
+    (tmp_path / "release").write_bytes(keys.generate().pem())
+    with pytest.raises(BadSignature):
+        await stage.site.say_model(statement(1, 1))
+    assert stage.tape == []
+
+
+async def test_a_model_statement_is_waited_for_until_it_was_read_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What another process said first stands before it in the log, and is known by then."""
+    monkeypatch.setattr(site, "HEARD", 0.1)
+    said: list[Out] = []
+
+    async def slow(*outs: Out) -> bool:
+        said.extend(outs)
+        return True
+
+    stage.site.publish = slow
+    saying = asyncio.create_task(stage.site.say_model(statement(1, 1)))
+    await stage.until(lambda: "epoch 1 (activate) of digits did not come back" in caplog.text)
+    stage.serve(2, 1)
+    stage.site.learn(stage.record("models", said[0].value))
+    await saying
+    active = stage.site.standings["digits"].activated
+    assert active is not None
+    assert active.version == 2

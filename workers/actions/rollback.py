@@ -17,6 +17,7 @@ from schemas.action import Action
 from schemas.model_statement import ModelStatement
 from workers import serving
 from workers.actions import Impossible, Plan, Remedy, Result
+from workers.board import Target
 from workers.site import PREPARE_EXPIRY
 from workers.vault import Stock
 
@@ -110,15 +111,16 @@ class Rollback(Remedy):
     async def apply(self, action: Action) -> Result:
         """Publish both phases, as far as they are not there yet, and see the swap through."""
         began = self.site.clock()
-        epoch, version = int(action.figures["epoch"]), int(action.figures["to"])
-        digest = str(action.figures["digest"])
-        settled = self._standing_at(action, epoch, version, digest)
-        if settled in {"none", "prepared"}:
-            if settled == "none":
-                await self.site.say_model(self._statement(action, "prepare"))
+        epoch, version, digest = _target(action)
+        settled = self._standing_at(action)
+        if settled == "none":
+            await self.site.say_model(self._statement(action, "prepare"))
+            settled = self._standing_at(action)
+        if settled == "prepared":
             await self._prepared(action.model, epoch)
+            self._standing_at(action)
             await self.site.say_model(self._statement(action, "activate"))
-        await self._swapped(action.model, epoch)
+        await self._swapped(action)
         figures = {
             "seconds": round(max((self.site.now() - action.time).total_seconds(),
                                  self.site.clock() - began), 3),
@@ -130,18 +132,26 @@ class Rollback(Remedy):
             hook, self.site.envelopes[action.model, epoch],
             model=action.model, epoch=epoch, version=version, digest=digest,
         )  # fmt: skip
+        self._standing_at(action)
         seconds = round((self.site.now() - action.time).total_seconds(), 3)
         return Result(f"serves {version}", {**figures, "served": served, "seconds": seconds})
 
-    def _standing_at(self, action: Action, epoch: int, version: int, digest: str) -> str:
-        """How far this epoch is: ``none``, ``prepared`` or ``activated``."""
+    def _standing_at(self, action: Action) -> str:
+        """How far its epoch is, as the log shows: ``none``, ``prepared`` or ``activated``.
+
+        Raises
+        ------
+        Impossible
+            If another statement took the epoch, or a later one.
+        """
+        target = _target(action)
         standing = self.site.standings.get(action.model)
-        if standing is None or standing.epoch < epoch:
+        if standing is None or standing.epoch < target[0]:
             return "none"
         for one, name in ((standing.prepared, "prepared"), (standing.activated, "activated")):
-            if one and (one.epoch, one.version, one.digest) == (epoch, version, digest):
+            if one and (one.epoch, one.version, one.digest) == target:
                 return name
-        raise Impossible(f"epoch {epoch} was overtaken: {action.model} is at {standing.epoch}")
+        raise Impossible(f"epoch {target[0]} was overtaken: {action.model} is at {standing.epoch}")
 
     def _statement(self, action: Action, phase: str) -> ModelStatement:
         now = self.site.now()
@@ -166,17 +176,19 @@ class Rollback(Remedy):
         if refusals := site.board.refusals(model, epoch, INPUTS, site.clock()):
             raise Impossible(f"every worker refused epoch {epoch}: {refusals[0]}")
 
-    async def _swapped(self, model: str, epoch: int) -> None:
-        site = self.site
+    async def _swapped(self, action: Action) -> None:
+        site, target = self.site, _target(action)
         partitions = range(site.partitions[INPUTS])
+
+        def left() -> tuple[int, ...]:
+            return site.board.unswapped(action.model, target, INPUTS, partitions, site.clock())
+
         if not await site.until(
-            lambda: not site.board.unswapped(model, epoch, INPUTS, partitions, site.clock()),
-            SWAP_SECONDS,
+            lambda: self._standing_at(action) == "activated" and not left(), SWAP_SECONDS
         ):
-            left = site.board.unswapped(model, epoch, INPUTS, partitions, site.clock())
             raise Impossible(
-                f"the swap to epoch {epoch} is not complete: {INPUTS} partitions "
-                f"{', '.join(map(str, left))} are held by no live worker at it; approve the "
+                f"the swap to epoch {target[0]} is not complete: {INPUTS} partitions "
+                f"{', '.join(map(str, left()))} are held by no live worker at it; approve the "
                 f"action to try again"
             )
 
@@ -198,6 +210,12 @@ class Promote(Rollback):
         if _wanted(action) is None:
             raise Impossible(f"{action.figures.get('target')!r} is no version to promote")
         return await super().plan(action)
+
+
+def _target(action: Action) -> Target:
+    """What is to serve, as it was planned."""
+    figures = action.figures
+    return int(figures["epoch"]), int(figures["to"]), str(figures["digest"])
 
 
 def _reached(action: Action, active: ModelStatement) -> bool:
