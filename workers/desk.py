@@ -82,7 +82,7 @@ class Desk:
         found = [
             action
             for action in self._site.actions.values()
-            if command.target in {action.id, str(action.incident)} and action.model == command.model
+            if action.model == command.model and _meant(action, command.target)
         ]
         if not found:
             raise SchemaError(
@@ -125,6 +125,11 @@ class Desk:
             _action(command, key_id, subject, self._site), "done", command.reason, by=key_id,
             command=command.id, command_at=place, target=command.target,
         )  # fmt: skip
+
+
+def _meant(action: Action, target: str) -> bool:
+    """Whether a target names an action or its incident; what was ordered has none."""
+    return target == action.id or (action.incident is not None and target == str(action.incident))
 
 
 def _action(command: Command, key_id: str, subject: Subject, site: Site) -> Action:

@@ -137,3 +137,14 @@ async def test_a_dry_run_carries_out_no_order(stage: Stage, tmp_path: Path) -> N
     await dry.order("quarantine", "s1")
     await dry.rest()
     assert [(a.outcome, a.figures["dry_run"]) for a in dry.actions()] == [("proposed", True)]
+
+
+async def test_none_is_no_incident(stage: Stage) -> None:
+    """As of a script with an empty variable: actions that were ordered belong to no incident."""
+    await stage.order("rollback", "9", id="old")
+    await stage.until(lambda: stage.outcomes("rollback")[-1] == "failed")
+    await stage.order("approve", "None")
+    assert [one["nnsec-field"] for one in stage.buried()] == ["target"]
+    assert stage.outcomes() == ["proposed", "failed"]
+    await stage.order("approve", "command-old")
+    assert stage.outcomes("rollback")[-1] == "proposed"
