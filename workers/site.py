@@ -297,25 +297,38 @@ class Site:
             )  # fmt: skip
 
     async def say_source(
-        self, source: str, state: SourceState, reason: str, incident: str
+        self, source: str, state: SourceState, reason: str, incident: str, *, after: int
     ) -> Source:
-        """Publish a source statement with the next version, and return it as it stands.
+        """Publish a source statement with the next version; returns when it stands in the log.
 
         Versions are counted over all sources, and workers report the highest that they have heard.
-        So no two statements may share one: where another process was faster with the same
-        version, as the log shows, it is said again with a higher one.
+        So no two statements may share one, and of two with the same the first in the log counts.
+
+        Parameters
+        ----------
+        after:
+            The version of the statement about this source that it was decided on; 0 for none.
+
+        Raises
+        ------
+        Overtaken
+            If there is a newer statement about the source, and nothing was said; or if another
+            process was faster with the version.
         """
         async with self._pen:
-            while True:
-                said = Source(
-                    source=source, state=state, reason=reason, incident=incident,
-                    version=self.sources_version + 1, time=self.now(),
-                )  # fmt: skip
-                name = uuid5(self.logs["sources"], f"{said.version}/{source}")
-                await self._say("sources", said, key=source, name=name, time=said.time)
-                first = await self._first(said.version)
-                if (first.source, first.state, first.incident) == (source, state, incident):
-                    return first
+            known = self.sources.get(source)
+            if known is not None and known.version > after:
+                raise Overtaken(f"{source} is {known.state} since version {known.version}")
+            said = Source(
+                source=source, state=state, reason=reason, incident=incident,
+                version=self.sources_version + 1, time=self.now(),
+            )  # fmt: skip
+            name = uuid5(self.logs["sources"], f"{said.version}/{source}")
+            await self._say("sources", said, key=source, name=name, time=said.time)
+            first = await self._first(said.version)
+            if (first.source, first.state, first.incident) != (source, state, incident):
+                raise Overtaken(f"version {said.version} of sources is of {first.source}")
+            return first
 
     async def _first(self, version: int) -> Source:
         """The statement that has this version, once the log was read as far."""

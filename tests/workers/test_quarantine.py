@@ -15,6 +15,7 @@ from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
 from nnsec.settings import Settings
 from schemas.base import to_millis
+from schemas.source import Source
 from schemas.summary import Summary
 from tests.workers.stage import T0, Stage, alert, configured, incident
 from workers.actions import quarantine
@@ -112,6 +113,127 @@ async def test_many_positions_are_revoked_in_parts(
     assert max(map(len, revoked(stage))) == 100
     assert stage.actions()[-1].figures["revoked"] == 500
     assert [one.version for one in stage.said("sources")] == [1]
+
+
+def say(stage: Stage, state: Any, version: int, by: str = "command-r", source: str = "s1") -> None:
+    """Let another worker say it of a source."""
+    said = Source(
+        source=source, state=state, reason="", incident=by, version=version, time=stage.now
+    )
+    stage.tape.append(stage.record("sources", said.encode(), source.encode()))
+    stage.site.learn(stage.tape[-1])
+
+
+async def test_a_quarantine_that_was_cut_off_does_not_undo_a_release(stage: Stage) -> None:
+    """It fails in words; approved again it is a new decision, and is carried out."""
+    await sample(stage, "accepted", 5, "0")
+    await stage.take(incident())
+    await stage.until(lambda: stage.said("sources") != [])
+    await stage.kill()
+    say(stage, "trusted", 2)
+    stage.start()
+    async with stage.crew():
+        await stage.until(lambda: stage.outcomes()[-1] == "failed")
+        assert stage.actions()[-1].reason.startswith(
+            "overtaken: s1 is trusted since version 2 of sources, by command-r;"
+        )
+        assert [one.state for one in stage.said("sources")] == ["quarantined", "trusted"]
+        assert revoked(stage) == []
+        await stage.order("approve", str(incident().id))
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "done")
+    assert [one.version for one in stage.said("sources")] == [1, 2, 3]
+    assert revoked(stage) == [((1, 5, 0),)]
+
+
+async def test_what_is_released_while_it_is_waited_for_is_not_called_quarantined(
+    stage: Stage,
+) -> None:
+    """All have heard both statements by then, and the later one counts."""
+    await sample(stage, "accepted", 5, "0")
+    await stage.take(incident())
+    await stage.until(lambda: stage.said("sources") != [])
+    say(stage, "trusted", 2)
+    stage.status(sources=2)
+    await stage.until(lambda: stage.outcomes()[-1] in {"done", "failed"})
+    assert "overtaken: s1 is trusted" in stage.actions()[-1].reason
+    assert revoked(stage) == []
+
+
+async def test_a_release_ends_what_is_being_revoked(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each part it is looked at again who was last."""
+    monkeypatch.setattr(quarantine, "MAX_POSITIONS", 100)
+    for offset in range(25):
+        await sample(stage, "accepted", offset, ",".join(map(str, range(20))))
+    told = stage.site.say_revocation
+
+    async def released(one: Any) -> None:
+        await told(one)
+        say(stage, "trusted", 2)
+
+    stage.site.say_revocation = released  # type: ignore[method-assign]
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1] in {"done", "failed"})
+    assert "overtaken: s1 is trusted" in stage.actions()[-1].reason
+    assert len(revoked(stage)) == 1
+
+
+async def test_a_worker_paused_while_it_speaks_undoes_no_release(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version was taken meanwhile: it looks again before it says anything with a higher one."""
+    monkeypatch.setattr("workers.lanes.RETRY", 0.05)
+    published = stage.site.publish
+
+    async def paused(*outs: Out) -> bool:
+        if outs[0].topic == "sources":
+            stage.site.publish = published
+            say(stage, "quarantined", 1, "another", "s9")
+            say(stage, "quarantined", 2, str(incident().id))
+            say(stage, "trusted", 3)
+        return await published(*outs)
+
+    stage.site.publish = paused
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] in (["done"], ["failed"]))
+    assert "overtaken: s1 is trusted since version 3" in stage.actions()[-1].reason
+    assert stage.site.sources["s1"].state == "trusted"
+    assert max(one.version for one in stage.said("sources")) == 3
+
+
+async def test_what_another_action_quarantined_meanwhile_is_not_said_again(stage: Stage) -> None:
+    """Two models may accuse one source at once: the samples are revoked all the same."""
+    await sample(stage, "accepted", 5, "0")
+    begun = stage.site.report
+
+    async def meanwhile(*given: Any, **figures: Any) -> Any:
+        found = await begun(*given, **figures)
+        if found.outcome == "running":
+            say(stage, "quarantined", 1, "another")
+        return found
+
+    stage.site.report = meanwhile  # type: ignore[method-assign]
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+    assert [one.incident for one in stage.said("sources")] == ["another"]
+    assert revoked(stage) == [((1, 5, 0),)]
+
+
+async def test_a_release_that_was_overtaken_accepts_nothing(stage: Stage) -> None:
+    """Quarantined anew before all have heard of the release: what was held back stays so."""
+    await sample(stage, "quarantine", 8, "0", nnsec_reasons="source_quarantined")
+    say(stage, "quarantined", 1, "before")
+    await stage.order("release", "s1")
+    await stage.until(lambda: len(stage.said("sources")) == 2)
+    say(stage, "quarantined", 3, "after")
+    stage.status(sources=3)
+    await stage.until(lambda: stage.outcomes()[-1] in {"done", "failed"})
+    assert "overtaken: s1 is quarantined since version 3" in stage.actions()[-1].reason
+    assert [r for r in stage.tape if r.topic == "training.accepted"] == []
 
 
 async def test_what_nobody_hears_fails(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def stage(tmp_path: Path) -> Stage:
 
 
 async def test_no_two_source_statements_share_a_version(stage: Stage) -> None:
-    """Where another process was faster it is said again: who reports a version heard all below."""
+    """Where another process was faster it does not count: who reports a version heard all below."""
     other = Source(source="s9", state="quarantined", reason="", version=1, time=T0)
     real = stage.publish
 
@@ -40,7 +40,9 @@ async def test_no_two_source_statements_share_a_version(stage: Stage) -> None:
         return await real(*outs)
 
     stage.site.publish = late
-    said = await stage.site.say_source("s1", "quarantined", "r", "i")
+    with pytest.raises(Overtaken, match="version 1 of sources is of s9"):
+        await stage.site.say_source("s1", "quarantined", "r", "i", after=0)
+    said = await stage.site.say_source("s1", "quarantined", "r", "i", after=1)
     assert said.version == 2
     assert [(one.source, one.version) for one in stage.said("sources")] == [
         ("s9", 1), ("s1", 1), ("s1", 2),
@@ -58,7 +60,7 @@ async def test_a_statement_that_comes_back_late_is_waited_for(
         return True
 
     stage.site.publish = slow
-    said = stage.site.say_source("s1", "quarantined", "r", "i")
+    said = stage.site.say_source("s1", "quarantined", "r", "i", after=0)
 
     async def back() -> None:
         await stage.until(lambda: "did not come back" in caplog.text)

@@ -15,7 +15,7 @@ from nnsec.adapters.records import Out, Record
 from schemas.action import Action
 from schemas.base import from_millis, to_millis
 from schemas.revocation import MAX_POSITIONS, Revocation
-from schemas.source import SourceState
+from schemas.source import Source, SourceState
 from workers import process
 from workers.actions import Impossible, Plan, Remedy, Result
 
@@ -32,12 +32,41 @@ Place = tuple[int, int, int]
 class _OfSource(Remedy):
     """What the actions on a source have in common."""
 
+    def _stood(self, action: Action) -> int:
+        """The version of the newest statement about the source; 0 for none."""
+        stands = self.site.sources.get(action.subject.id)
+        return stands.version if stands else 0
+
+    def _stands(self, action: Action, state: SourceState) -> Source | None:
+        """The statement that says so: its own, or one that is newer than its plan; None if none.
+
+        Raises
+        ------
+        Impossible
+            If another action has said otherwise since it was planned: that counts.
+        """
+        stands = self.site.sources.get(action.subject.id)
+        if stands is None:
+            return None
+        if (stands.state, stands.incident) == (state, _cause(action)):
+            return stands
+        if stands.version <= int(action.figures.get("stood", 0)):
+            return None
+        if stands.state != state:
+            raise Impossible(
+                f"overtaken: {stands.source} is {stands.state} since version {stands.version} of "
+                f"sources, by {stands.incident or 'nobody named'}; approve the action to try again"
+            )
+        return stands
+
     async def _say(self, action: Action, state: SourceState) -> int:
-        """Publish the statement unless it stands; return how many partitions have heard it."""
-        name, incident = action.subject.id, str(action.incident or action.id)
-        stands = self.site.sources.get(name)
-        if stands is None or (stands.state, stands.incident) != (state, incident):
-            stands = await self.site.say_source(name, state, action.reason, incident)
+        """Publish the statement unless it stands; return its version when all have heard it."""
+        stands = self._stands(action, state)
+        if stands is None:
+            stands = await self.site.say_source(
+                action.subject.id, state, action.reason, _cause(action),
+                after=int(action.figures.get("stood", 0)),
+            )  # fmt: skip
         version, site = stands.version, self.site
         partitions = range(site.partitions[SAMPLES])
         if not await site.until(
@@ -49,6 +78,7 @@ class _OfSource(Remedy):
                 f"{SAMPLES} partitions {', '.join(map(str, left))} are held by no live worker "
                 f"that has heard of it; approve the action to try again"
             )
+        self._stands(action, state)
         return version
 
     async def _records(self, topic: str, source: str, since: int) -> list[Record]:
@@ -82,7 +112,7 @@ class Quarantine(_OfSource):
         window = timedelta(days=self.site.settings.remediation.revoke_window_days)
         since = max(evidence - window, from_millis(0))
         what = f"quarantine {action.subject.id} and revoke what was accepted since {since:%F %T}Z"
-        return Plan(what, {"since_ms": to_millis(since)})
+        return Plan(what, {"since_ms": to_millis(since), "stood": self._stood(action)})
 
     async def apply(self, action: Action) -> Result:
         """Do the three steps; positions that are revoked already are not revoked again."""
@@ -95,6 +125,7 @@ class Quarantine(_OfSource):
         left = [place for place in places if place not in gone]
         for start in range(0, len(left), MAX_POSITIONS):
             part = left[start : start + MAX_POSITIONS]
+            self._stands(action, "quarantined")
             await self.site.say_revocation(
                 Revocation(
                     id=self._name(action, *part[0]), model=action.model, source=source,
@@ -102,6 +133,7 @@ class Quarantine(_OfSource):
                     reason=action.reason, time=self.site.now(),
                 )
             )  # fmt: skip
+        self._stands(action, "quarantined")
         return Result(
             f"{source} is quarantined, {len(places)} samples revoked",
             {"revoked": len(places), "source_version": version},
@@ -118,7 +150,7 @@ class Release(_OfSource):
         stands = self.site.sources.get(action.subject.id)
         if stands is None or stands.state != "quarantined":
             return Plan(f"not needed: {action.subject.id} is not quarantined", {}, needed=False)
-        return Plan(f"release {action.subject.id}", {})
+        return Plan(f"release {action.subject.id}", {"stood": stands.version})
 
     async def apply(self, action: Action) -> Result:
         """Say it, withdraw, and accept what was held back for the source alone, each once.
@@ -140,12 +172,14 @@ class Release(_OfSource):
                     "reason": action.reason, "time": self.site.now(),
                 }
             )  # fmt: skip
+            self._stands(action, "trusted")
             await self.site.say_revocation(said)
-        released = await self._accept(source)
+        released = await self._accept(action)
         return Result(f"{source} is trusted again, {released} records released",
                       {"released": released})  # fmt: skip
 
-    async def _accept(self, source: str) -> int:
+    async def _accept(self, action: Action) -> int:
+        source = action.subject.id
         known = {_identity(r) for r in await self._records("training.accepted", source, 0)}
         held = await self._records("training.quarantine", source, 0)
         # A record that was screened twice, around the quarantine: what was found in it counts.
@@ -155,6 +189,7 @@ class Release(_OfSource):
             if _for_source(r) and _identity(r) not in known and _identity(r)[:3] not in found
         }  # fmt: skip
         for record in fresh.values():
+            self._stands(action, "trusted")
             kept = tuple((k, v) for k, v in record.headers if k.lower() != "nnsec-reasons")
             await self.site.publish(Out("training.accepted", record.value, record.key, kept))
         return len(fresh)
@@ -167,12 +202,17 @@ class Drop(_OfSource):
 
     async def plan(self, action: Action) -> Plan:
         """Dropping is always possible."""
-        return Plan(f"drop the samples of {action.subject.id}", {})
+        return Plan(f"drop the samples of {action.subject.id}", {"stood": self._stood(action)})
 
     async def apply(self, action: Action) -> Result:
         """Say that it is quarantined, whoever said otherwise before."""
         await self._say(action, "quarantined")
         return Result(f"the samples of {action.subject.id} stay out", {})
+
+
+def _cause(action: Action) -> str:
+    """What a statement names as its cause, by which an action knows its own again."""
+    return str(action.incident or action.id)
 
 
 def positions(records: Iterable[Record], log: UUID) -> Iterable[Place]:
