@@ -155,6 +155,42 @@ async def test_a_swap_that_stays_incomplete_fails(
     assert stage.said("models") == DONE
 
 
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_turned_out_tainted_while_it_was_prepared_is_not_activated(
+    tmp_path: Path, killed: bool
+) -> None:
+    """Another action may revoke what it learned from; approved again, the next one is chosen."""
+    shelf = Shelf(3)
+    stage = made(tmp_path, shelf)
+    stage.serve(3, 2)
+    shelf.tainted = {3: "poison"}
+    stage.status(epoch=2, version=3)
+    await stage.take(incident())
+    await stage.until(lambda: stage.said("models") == [(3, "prepare", 2)])
+    shelf.tainted = {3: "poison", 2: "learned from 5 revoked samples"}
+    if killed:
+        await stage.kill()
+        stage.start()
+    async with stage.crew():
+        await stage.until(lambda: stage.outcomes()[-1] in {"done", "failed"})
+        assert "2 is not activated: learned from 5 revoked samples" in stage.actions()[-1].reason
+        await stage.order("approve", str(incident().id))
+        await stage.until(lambda: stage.outcomes("rollback")[-1] == "done")
+    assert stage.said("models") == [(3, "prepare", 2), (4, "prepare", 1), (4, "activate", 1)]
+
+
+async def test_what_left_the_registry_while_it_was_prepared_is_not_activated(stage: Stage) -> None:
+    """Nobody could load it again."""
+    stage.status(epoch=1, version=2)
+    await stage.take(incident())
+    await stage.until(lambda: stage.said("models") == DONE[:1])
+    stage.shelf.digests = {2: "2" * 64}
+    stage.status(epoch=2, state="ready")
+    await stage.until(lambda: stage.outcomes()[-1] in {"done", "failed"})
+    assert "1 is not activated: it is not in the registry any more" in stage.actions()[-1].reason
+    assert stage.said("models") == DONE[:1]
+
+
 async def test_what_every_worker_refuses_is_not_activated(stage: Stage) -> None:
     """The old checkpoint goes on, and the reason of the workers is shown."""
     await stage.take(incident())

@@ -118,6 +118,7 @@ class Rollback(Remedy):
             settled = self._standing_at(action)
         if settled == "prepared":
             await self._prepared(action.model, epoch)
+            await self._clean(action)
             self._standing_at(action)
             await self.site.say_model(self._statement(action, "activate"))
         await self._swapped(action)
@@ -175,6 +176,20 @@ class Rollback(Remedy):
             )
         if refusals := site.board.refusals(model, epoch, INPUTS, site.clock()):
             raise Impossible(f"every worker refused epoch {epoch}: {refusals[0]}")
+
+    async def _clean(self, action: Action) -> None:
+        """Judge the checkpoint by what was revoked since it was chosen, too."""
+        _, version, digest = _target(action)
+        stock = await asyncio.to_thread(
+            self.vault.survey, action.model, tuple(self.site.revocations)
+        )
+        against = {**stock.refused, **stock.tainted}.get(version)
+        if against is None and stock.digests.get(version) != digest:
+            against = "it is not in the registry any more"
+        if against is not None:
+            raise Impossible(
+                f"{version} is not activated: {against}; approve the action to choose again"
+            )
 
     async def _swapped(self, action: Action) -> None:
         site, target = self.site, _target(action)
