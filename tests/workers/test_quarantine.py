@@ -84,6 +84,32 @@ async def test_a_source_is_quarantined_in_three_steps(stage: Stage) -> None:
     assert stage.actions()[-1].figures["revoked"] == 4
 
 
+@pytest.mark.parametrize("time", [datetime(1, 1, 1, tzinfo=UTC), datetime(1970, 1, 3, tzinfo=UTC)])
+async def test_evidence_of_any_time_has_a_window(stage: Stage, time: datetime) -> None:
+    """It begins at the beginning where seven days before are before all time of Kafka."""
+    await sample(stage, "accepted", 5, "0")
+    async with stage.crew():
+        await stage.take(incident(time=time))
+        await stage.until(lambda: stage.outcomes()[-1:] in (["done"], ["failed"]))
+    assert stage.actions()[-1].figures["since_ms"] == 0
+    assert revoked(stage) == [((1, 5, 0),)]
+
+
+async def test_an_order_that_is_tried_again_revokes_no_less(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its window is counted from the order, not from the approval days after it failed."""
+    monkeypatch.setattr(quarantine, "HEAR_SECONDS", 0.1)
+    await sample(stage, "accepted", 5, "0", age=timedelta(days=6))
+    await stage.order("quarantine", "s1")
+    await stage.until(lambda: stage.outcomes()[-1] == "failed")
+    stage.now += timedelta(days=3)
+    async with stage.crew():
+        await stage.order("approve", "command-c-quarantine-s1", expires=stage.now + timedelta(1))
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "done")
+    assert revoked(stage) == [((1, 5, 0),)]
+
+
 async def test_many_positions_are_revoked_in_parts(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

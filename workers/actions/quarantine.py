@@ -7,7 +7,6 @@ heard it, so that nothing more of the source is accepted; then revoke what was a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import ClassVar
 from uuid import UUID, uuid5
 
@@ -24,6 +23,7 @@ SOURCE_QUARANTINED = b"source_quarantined"
 """The screen's only reason for what it did not look at."""
 HEAR_SECONDS = 60.0
 """Within which every partition must be held by a live worker that has heard the statement."""
+DAY_MS = 24 * 3600 * 1000
 
 Place = tuple[int, int, int]
 """(partition, offset, row) of a sample in ``training.samples``."""
@@ -107,12 +107,17 @@ class Quarantine(_OfSource):
         """
         if action.subject.kind != "source":
             raise Impossible(f"a {action.subject.kind} cannot be quarantined, only a source")
-        first = action.figures.get("first_evidence_ms")
-        evidence = from_millis(first) if isinstance(first, int) else action.time
-        window = timedelta(days=self.site.settings.remediation.revoke_window_days)
-        since = max(evidence - window, from_millis(0))
-        what = f"quarantine {action.subject.id} and revoke what was accepted since {since:%F %T}Z"
-        return Plan(what, {"since_ms": to_millis(since), "stood": self._stood(action)})
+        since = action.figures.get("since_ms")  # what is tried again revokes no less than before
+        if not isinstance(since, int):
+            first = action.figures.get("first_evidence_ms")
+            evidence = first if isinstance(first, int) else to_millis(action.time)
+            window = int(self.site.settings.remediation.revoke_window_days * DAY_MS)
+            since = max(evidence - window, 0)
+        what = (
+            f"quarantine {action.subject.id} and revoke what was accepted since "
+            f"{from_millis(since):%F %T}Z"
+        )
+        return Plan(what, {"since_ms": since, "stood": self._stood(action)})
 
     async def apply(self, action: Action) -> Result:
         """Do the three steps; positions that are revoked already are not revoked again."""
