@@ -29,11 +29,12 @@ class Desk:
     Parameters
     ----------
     site:
-        Where actions are known and said.
+        Where actions are known and said; read to the end.
     """
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        site.caught_up()
         self._keys = tuple(keys.load_public(p) for p in site.settings.trust.operator_keys)
         self._kinds: Mapping[str, Callable[[Command, str, str], Awaitable[None]]] = {
             "approve": self._decide, "deny": self._decide,

@@ -102,6 +102,7 @@ class Site:
         self._incidents: dict[UUID, tuple[int, bool]] = {}
         self._versions: dict[int, Source] = {}
         self._unread: set[bytes | None] = set()
+        self._live = False
         self._news = asyncio.Event()
         self._pen = asyncio.Lock()
 
@@ -128,6 +129,10 @@ class Site:
         return self._incidents.get(incident, (0, False))[1]
 
     # --- reading ---
+
+    def caught_up(self) -> None:
+        """Note that everything was read to the end: what comes from here on is said now."""
+        self._live = True
 
     def learn(self, record: Record) -> None:
         """Fold one record; what is not valid is left out with one line in the log."""
@@ -182,8 +187,9 @@ class Site:
             self.sources[source.source] = source
 
     def _learn_status(self, record: Record) -> None:
-        # How old the report was when it was read: at the start the log holds those of the dead.
-        age = (self.now() - from_millis(record.timestamp)).total_seconds()
+        # At the start the log holds the reports of the dead, and only their age tells. What comes
+        # afterwards is new, whatever a worker's clock says.
+        age = 0.0 if self._live else (self.now() - from_millis(record.timestamp)).total_seconds()
         self.board.learn_one(ModelStatus.decode(record.value), self.clock() - max(age, 0.0))
 
     def _learn_revocation(self, revocation: Revocation) -> None:

@@ -101,14 +101,25 @@ def test_statements_of_strangers_and_of_the_past_change_nothing(stage: Stage) ->
 def test_reports_of_the_dead_do_not_count(stage: Stage) -> None:
     """At the start the log holds those of workers that are gone; how old they are decides."""
     old = words.status((0, 1), epoch=1)
-    record = stage.record("models.status", old.encode())
+    stage.tape.append(stage.record("models.status", old.encode()))
     stage.now += timedelta(seconds=SILENT + 1)
-    stage.site.learn(record)
+    stage.start()
     assert stage.site.board.live(stage.site.clock()) == ()
     stage.site.learn(stage.record("models.status", old.encode()))
     assert len(stage.site.board.live(stage.site.clock())) == 1
     stage.site.learn(stage.record("models.status", None))  # a tombstone of compaction
     assert len(stage.site.board.live(stage.site.clock())) == 1
+
+
+@pytest.mark.parametrize("skew", [timedelta(seconds=-20), timedelta(days=-1), timedelta(hours=1)])
+def test_a_worker_whose_clock_is_wrong_is_alive(stage: Stage, skew: timedelta) -> None:
+    """What is read as it comes was said just now; a clock behind by 15 s is no silence."""
+    now, stage.now = stage.now, stage.now + skew
+    record = stage.record("models.status", words.status((0, 1), epoch=1).encode())
+    stage.now = now
+    stage.site.learn(record)
+    assert len(stage.site.board.live(stage.site.clock())) == 1
+    assert stage.site.board.live(stage.site.clock() + SILENT) == ()
 
 
 @pytest.mark.parametrize("model", ["digits", "m", "a longer name/with é"])
