@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from nnsec.adapters.records import Record
 from nnsec.errors import RollbackRefused, SchemaError
@@ -67,11 +68,13 @@ class Desk:
         published, site = from_millis(record.timestamp), self._site
         command, key_id = commands.open_command(record.value, self._keys, published)
         known = site.seen.get(command.id)
-        if known == place:
-            return None  # before the end of its time is looked at: it may be over by now
-        if known is not None:
+        if known is None:
+            commands.open_command(record.value, self._keys, site.now())
+        elif known != place:
             raise RollbackRefused(f"command {command.id} ({command.kind}) was used before")
-        commands.open_command(record.value, self._keys, site.now())
+        elif _name(command) in site.actions:
+            return None
+        # Else it was begun in time and cut off: the rest follows, though its time may be over.
         if command.model not in site.settings.models and (
             command.kind not in SWITCHES or command.model != EVERYTHING
         ):
@@ -90,16 +93,18 @@ class Desk:
                 f"no action or incident {command.target!r} of model {command.model!r} is known",
                 field="target",
             )
+        by_it: dict[str, Any] = {
+            "by": key_id, "automatic": False, "decision": command.id, "decision_at": place,
+        }  # fmt: skip
         for action in found:
+            if action.figures.get("decision") == command.id:
+                continue  # before it was cut off, and what came of that is no matter here
             if command.kind == "approve" and action.outcome in {"awaiting_approval", "failed"}:
                 await self._site.report(
-                    action, "proposed", f"approved: {command.reason}", by=key_id, automatic=False,
-                    approval="given",
-                )  # fmt: skip
-            elif command.kind == "deny" and action.outcome in {"awaiting_approval", "proposed"}:
-                await self._site.report(
-                    action, "denied", command.reason, by=key_id, automatic=False
+                    action, "proposed", f"approved: {command.reason}", approval="given", **by_it
                 )
+            elif command.kind == "deny" and action.outcome in {"awaiting_approval", "proposed"}:
+                await self._site.report(action, "denied", command.reason, **by_it)
         await self._receipt(command, key_id, place)
 
     async def _order(self, command: Command, key_id: str, place: str) -> None:
@@ -133,9 +138,14 @@ def _meant(action: Action, target: str) -> bool:
     return target == action.id or (action.incident is not None and target == str(action.incident))
 
 
+def _name(command: Command) -> str:
+    """The id of the action that shows that a command was carried out."""
+    return f"command-{command.id}"
+
+
 def _action(command: Command, key_id: str, subject: Subject, site: Site) -> Action:
     return Action(
-        id=f"command-{command.id}", action=command.kind, model=command.model, incident=None,
+        id=_name(command), action=command.kind, model=command.model, incident=None,
         subject=subject, outcome="proposed", automatic=False, by=key_id, reason=command.reason,
         time=site.now(),
     )  # fmt: skip

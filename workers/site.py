@@ -166,9 +166,10 @@ class Site:
                 return  # the same command at a second place: the first one counts
         self.actions[action.id] = action
         self.ledger.learn_one(action)
-        command = action.figures.get("command")
-        if isinstance(command, str):
-            self.seen[command] = str(action.figures.get("command_at", ""))
+        for word in ("command", "decision"):  # what was ordered; what was approved or denied
+            command = action.figures.get(word)
+            if isinstance(command, str):
+                self.seen[command] = str(action.figures.get(f"{word}_at", ""))
 
     def _learn_statement(self, envelope: bytes | None) -> None:
         statement = statements.open_statement(envelope, self._release)

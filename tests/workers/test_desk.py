@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nnsec.adapters.records import Out, Record
 from nnsec.settings import Settings
 from nnsec.trust import keys
 from nnsec.trust.commands import sign_command
@@ -148,3 +150,69 @@ async def test_none_is_no_incident(stage: Stage) -> None:
     assert stage.outcomes() == ["proposed", "failed"]
     await stage.order("approve", "command-old")
     assert stage.outcomes("rollback")[-1] == "proposed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [("approve", ["proposed", "proposed"]), ("deny", ["denied", "denied"])]
+)
+@pytest.mark.parametrize("said", [1, 2])
+async def test_a_decision_that_was_cut_off_is_carried_out_whole(
+    tmp_path: Path, kind: str, outcome: list[str], said: int
+) -> None:
+    """Killed after any of its effects: the rest follows, though its time is over by then."""
+    policy = {"severity": "high", "actions": ["quarantine"], "approval": "required"}
+    stage = Stage(configured(Settings(), tmp_path, policy={"poisoning": policy}))
+    one = incident("s1", "s2")
+    await stage.take(one)
+    await stage.until(lambda: stage.outcomes().count("awaiting_approval") == 2)
+    await stage.kill()
+    published, left = stage.site.publish, said
+
+    async def killed(*outs: Out) -> bool:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise asyncio.CancelledError
+        return await published(*outs)
+
+    stage.site.publish = killed
+    with pytest.raises(asyncio.CancelledError):
+        await stage.order(kind, str(one.id))
+    record = stage.record("commands", sign_command(command(kind, str(one.id)), OPERATOR))
+    stage.now += timedelta(minutes=6)
+    stage.start()
+    stage.remediation.lanes.hold(frozenset())  # nothing runs, so that all is as it was decided
+    again = Record("commands", 0, record.offset - 1, record.timestamp, None, record.value)
+    for _ in range(2):
+        await stage.remediation.take(again)
+    assert stage.buried() == []
+    assert [a.outcome for a in stage.actions("quarantine")[-2:]] == outcome
+    assert len(stage.actions("quarantine")) == 6
+    assert len(stage.actions(kind)) == 1
+    await stage.remediation.take(record)
+    assert [letter["nnsec-error-class"] for letter in stage.buried()] == ["RollbackRefused"]
+
+
+async def test_what_failed_again_is_not_approved_twice_by_one_command(tmp_path: Path) -> None:
+    """Delivered again before its receipt, it does what is missing, whatever came of the rest."""
+    stage = Stage(configured(Settings(), tmp_path))
+    await stage.order("rollback", "9", id="old")
+    await stage.until(lambda: stage.outcomes("rollback")[-1] == "failed")
+    published = stage.site.publish
+
+    async def killed(*outs: Out) -> bool:
+        if len(stage.outcomes("rollback")) > 2:
+            raise asyncio.CancelledError
+        return await published(*outs)
+
+    stage.site.publish = killed
+    record = stage.record("commands", sign_command(command("approve", "command-old"), OPERATOR))
+    with pytest.raises(asyncio.CancelledError):
+        await stage.remediation.take(record)
+    await stage.kill()
+    stage.start()
+    await stage.until(lambda: stage.outcomes("rollback")[-1] == "failed")
+    await stage.remediation.take(record)
+    await stage.rest()
+    assert stage.outcomes("rollback") == ["proposed", "failed", "proposed", "failed"]
+    assert stage.outcomes("approve") == ["done"]
