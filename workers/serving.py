@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shlex
 
 import aiohttp
 
-from nnsec.errors import NNSecError
+from nnsec.errors import ConfigError, NNSecError, SchemaError
 from nnsec.settings import Serving
+from schemas import strict_json
 
 CONTENT_TYPE = "application/vnd.dsse+json"
 RETRY = 0.5
@@ -52,6 +52,8 @@ async def deliver(
     ------
     HookFailed
         Saying what the hook did or answered last.
+    ConfigError
+        As `check`.
     """
     facts = {"model": model, "epoch": str(epoch), "version": str(version), "digest": digest}
     last = "no answer"
@@ -60,7 +62,7 @@ async def deliver(
             while True:
                 try:
                     answer = await _once(serving.hook, envelope, facts)
-                except (HookFailed, OSError, aiohttp.ClientError) as error:
+                except (HookFailed, OSError, ValueError, aiohttp.ClientError) as error:
                     last = str(error) or type(error).__name__
                 else:
                     if answer == digest:
@@ -74,8 +76,41 @@ async def deliver(
         ) from error
 
 
+def check(hook: str) -> None:
+    """Refuse a hook that could never be called; a process does so when it starts.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither a URL nor the words of a command.
+
+    Examples
+    --------
+    >>> check("curl --data-binary @- http://serving/swap")
+    >>> check("sh -c 'swap")
+    Traceback (most recent call last):
+    nnsec.errors.ConfigError: [serving] hook "sh -c 'swap" is no command: No closing quotation
+    """
+    if not _is_url(hook):
+        _words(hook)
+
+
+def _is_url(hook: str) -> bool:
+    return hook.startswith(("http://", "https://"))
+
+
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"[serving] hook {command!r} is no command: {error}") from error
+    if not words or "\0" in command:
+        raise ConfigError(f"[serving] hook {command!r} names no command; leave it empty for none")
+    return words
+
+
 async def _once(hook: str, envelope: bytes, facts: dict[str, str]) -> str:
-    if hook.startswith(("http://", "https://")):
+    if _is_url(hook):
         return _digest(await _post(hook, envelope, facts))
     return _digest(await _execute(hook, envelope, facts))
 
@@ -97,7 +132,7 @@ async def _post(url: str, envelope: bytes, facts: dict[str, str]) -> bytes:
 async def _execute(command: str, envelope: bytes, facts: dict[str, str]) -> bytes:
     variables = {f"NNSEC_{name.upper()}": value for name, value in facts.items()}
     process = await asyncio.create_subprocess_exec(
-        *shlex.split(command),
+        *_words(command),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -125,8 +160,8 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
 def _digest(answer: bytes) -> str:
     text = answer.decode("utf-8", "replace").strip()
     try:
-        parsed = json.loads(text)
-    except ValueError:
+        parsed = strict_json.loads(answer, limit=MAX_ANSWER)
+    except SchemaError:
         return text.splitlines()[-1].strip() if text else ""
     if isinstance(parsed, dict):
         return str(parsed.get("digest", ""))

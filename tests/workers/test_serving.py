@@ -12,7 +12,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from nnsec.settings import Serving
+from nnsec.errors import ConfigError
+from nnsec.settings import Serving, Settings
+from tests.workers.stage import Stage, configured
 from workers.serving import CONTENT_TYPE, HookFailed, deliver
 
 DIGEST = "ab" * 32
@@ -75,6 +77,9 @@ async def test_a_server_that_recovers_is_asked_again() -> None:
         (200, "", "serves nothing"),
         (200, "{}", "serves nothing"),
         (302, "", "302"),
+        (200, "[" * 30_000, "it answers that it serves"),
+        (200, '{"digest": "a", "digest": "b"}', "it answers that it serves"),
+        (200, '{"digest": NaN}', "it answers that it serves"),
     ],
 )
 async def test_a_server_that_does_not_confirm_fails_in_words(
@@ -136,3 +141,18 @@ async def test_a_command_that_is_not_there() -> None:
     """A misspelt command is named."""
     with pytest.raises(HookFailed, match="no-such-hook"):
         await told("/no-such-hook --now", 0.7)
+
+
+@pytest.mark.parametrize("hook", ["sh -c 'swap", " ", "\t\n", "swap \0"])
+async def test_what_is_no_command_is_a_configuration_error(hook: str, tmp_path: Path) -> None:
+    """When the process starts, not after the swap."""
+    with pytest.raises(ConfigError, match=r"\[serving\] hook"):
+        Stage(configured(Settings(), tmp_path, serving={"hook": hook}))
+    with pytest.raises(ConfigError, match=r"\[serving\] hook"):
+        await told(hook, timeout=0.1)
+
+
+async def test_a_host_that_cannot_be_named_fails_in_words() -> None:
+    """Not every error of a URL is one of the client's own."""
+    with pytest.raises(HookFailed, match="label"):
+        await told(f"http://{'a' * 300}/hook", timeout=0.1)

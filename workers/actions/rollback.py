@@ -18,8 +18,8 @@ from schemas.model_statement import ModelStatement
 from workers import serving
 from workers.actions import Impossible, Plan, Remedy, Result
 from workers.board import Target
-from workers.site import PREPARE_EXPIRY
-from workers.vault import Stock
+from workers.site import PREPARE_EXPIRY, Site
+from workers.vault import Stock, Vault
 
 INPUTS = "inference.inputs"
 SWAP_SECONDS = 60.0
@@ -34,6 +34,11 @@ class Rollback(Remedy):
 
     name: ClassVar[str] = "rollback"
     kinds: ClassVar[frozenset[str]] = frozenset({"source", "model"})
+
+    def __init__(self, site: Site, vault: Vault) -> None:
+        super().__init__(site, vault)
+        if hook := site.settings.serving.hook:
+            serving.check(hook)
 
     async def plan(self, action: Action) -> Plan:
         """Choose the checkpoint; not needed if the active one is clean.
