@@ -30,6 +30,13 @@ from nnsec.settings import Settings
 TIMEOUT = 5.0
 """Seconds until an answer is overdue."""
 
+_SIGNS = ("WRONGTYPE", "value is not an integer", "would overflow")
+"""What servers say, with or without a script around it, when a key holds something else."""
+
+
+class Spoilt(TransientError):  # noqa: N818 - the name says what it is
+    """A key holds what the view did not write."""
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -105,6 +112,7 @@ async def connect(settings: Settings) -> AsyncIterator[redis.Redis]:
         client: redis.Redis = redis.Redis.from_url(
             settings.redis.url,
             decode_responses=True,
+            encoding_errors="replace",
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
             retry=Retry(NoBackoff(), 0),
@@ -132,6 +140,8 @@ def converted() -> Iterator[None]:
     ------
     ConfigError
         If the server refuses the password.
+    Spoilt
+        If a key is of another type, or a counter is no number.
     TransientError
         For all else: it is away, loading, out of memory or read-only, and may come back.
     """
@@ -142,4 +152,6 @@ def converted() -> Iterator[None]:
     except (RedisConnectionError, RedisTimeoutError, BusyLoadingError, NoScriptError) as error:
         raise TransientError(f"Redis: {error}") from error
     except RedisError as error:
+        if any(sign in str(error) for sign in _SIGNS):
+            raise Spoilt(f"Redis holds what is not ours: {error}") from error
         raise TransientError(f"Redis refused: {error}") from error

@@ -9,6 +9,7 @@ none, it builds the view anew.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -33,6 +34,7 @@ LOOK_EVERY = 1.0
 POLL_MS = 200
 BATCH = 500
 GONE, ELSEWHERE = -1, -2
+_OFFSET = re.compile(r"-1|0|[1-9][0-9]{0,18}")
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +75,8 @@ class View:
     async def resume(self) -> None:
         """Go on from the positions in Redis; build anew where they are missing or impossible."""
         self._partitions = self._assigned()
-        with store.converted():
-            stored: dict[Any, Any] = await self._client.hgetall(self._names.positions)
-        positions = {place: int(stored[place]) for place in self._partitions if place in stored}
+        stored = await self._stored()
+        positions = {place: stored[place] for place in self._partitions if place in stored}
         ends = await self._consumer.end_offsets(list(self._partitions.values()))
         beyond = [p for p, at in positions.items() if at >= ends[self._partitions[p]]]
         if beyond:
@@ -88,6 +89,15 @@ class View:
             partition = self._partitions[place]
             self._consumer.seek(partition, max(at + 1, starts[partition]))
         self._believed = positions
+
+    async def _stored(self) -> dict[str, int]:
+        """The positions in Redis; what the scripts would not write counts as missing."""
+        try:
+            with store.converted():
+                stored: dict[Any, Any] = await self._client.hgetall(self._names.positions)
+        except store.Spoilt:
+            return {}
+        return {place: int(at) for place, at in stored.items() if _OFFSET.fullmatch(at)}
 
     async def clear(self) -> dict[str, int]:
         """Empty the view at once, and set its places before the beginning."""
@@ -108,9 +118,8 @@ class View:
         Lost
             If it was emptied or set back.
         """
-        with store.converted():
-            stored = await self._client.hgetall(self._names.positions)
-        if any(stored.get(place) != str(at) for place, at in self._believed.items()):
+        stored = await self._stored()
+        if any(stored.get(place) != at for place, at in self._believed.items()):
             raise Lost("the view was emptied or set back")
 
     async def poll(self) -> int:
@@ -132,17 +141,21 @@ class View:
             If Redis is elsewhere; nothing of what is out of place was written.
         """
         last: dict[str, int] = {}
-        with store.converted():
-            pipe = self._client.pipeline(transaction=False)
-            for change in self._changes(records):
-                before = last.get(change.place, self._believed.get(change.place, -1))
-                await self._change(
-                    keys=[self._names.positions, *change.keys],
-                    args=[change.operation, change.place, before, change.offset, *change.values],
-                    client=pipe,
-                )
-                last[change.place] = change.offset
-            answers = await pipe.execute()
+        pipe = self._client.pipeline(transaction=False)
+        for change in self._changes(records):
+            before = last.get(change.place, self._believed.get(change.place, -1))
+            await self._change(
+                keys=[self._names.positions, *change.keys],
+                args=[change.operation, change.place, before, change.offset, *change.values],
+                client=pipe,
+            )
+            last[change.place] = change.offset
+        try:
+            with store.converted():
+                answers = await pipe.execute()
+        except store.Spoilt as error:
+            await self.clear()
+            raise Lost(str(error)) from error
         if any(answer in {GONE, ELSEWHERE} for answer in answers):
             raise Lost("the view was emptied or set back")
         self._believed.update(last)

@@ -232,6 +232,57 @@ async def test_a_store_set_back_is_caught_up(bench: Bench) -> None:
         assert await bench.everything() == before
 
 
+@pytest.mark.parametrize("value", ["abc", "1e3", "007", " 0", "\u0663", b"\xff", "9" * 5000, ""])
+async def test_a_place_that_is_no_offset_is_missing(bench: Bench, value: Any) -> None:
+    """The view is built anew, in the running worker and after a restart."""
+    one, two = opened(1), opened(2)
+    place = bench.names.positions, "incidents/0", value
+    async with bench.view():
+        await bench.publish(out(one))
+        await bench.until(lambda: bench.at(one))
+        await bench.client.hset(*place)  # type: ignore[misc]
+        await bench.publish(out(two))
+        await bench.until(lambda: bench.at(two))
+    before = await bench.everything()
+    await bench.client.hset(*place)  # type: ignore[misc]
+    await bench.client.delete(bench.names.incident(str(one.id)))
+    async with bench.view():
+        await bench.until(lambda: bench.at(one))
+        await bench.until(lambda: bench.at(two))
+    assert await bench.everything() == before
+
+
+@pytest.mark.parametrize("kind", ["positions", "active", "log", "incident", "count"])
+async def test_a_key_of_another_type_is_replaced(bench: Bench, kind: str) -> None:
+    """Whoever wrote it: the view is built anew, and does not wait for another Redis."""
+    one, two = opened(1), opened(2)
+    accepted = Out("training.accepted", b"x", b"s", (("nnsec-rows", b"0"),), partition=0)
+    async with bench.view() as process:
+        await bench.publish(out(one), accepted)
+        await bench.until(lambda: bench.at(one))
+        if kind == "count":
+            await bench.client.hset(bench.names.source("s"), "accepted", "many")  # type: ignore[misc]
+        else:
+            key = getattr(bench.names, kind)
+            key = key(str(two.id)) if kind == "incident" else key
+            await bench.client.set(key, "x")
+        await bench.publish(out(two), accepted)
+
+        async def replaced() -> bool:
+            return kind == "count" or await bench.client.type(key) != "string"
+
+        async def counted() -> bool:
+            return (await bench.hash(bench.names.source("s"))).get("accepted") == "2"
+
+        await bench.until(replaced)
+        await bench.until(lambda: bench.at(two))
+        await bench.until(lambda: bench.at(one))
+        await bench.until(counted)
+        assert process.ready() == ()
+        assert await bench.client.zcard(bench.names.active) == 2
+        assert await bench.client.xlen(bench.names.log) == 2
+
+
 async def test_a_restart_goes_on_where_it_was(bench: Bench) -> None:
     """Nothing is repeated in the log, nothing left out."""
     one, two = opened(1), opened(2)
