@@ -25,6 +25,7 @@ from nnsec.trust import keys, statements
 from nnsec.trust.statements import Standing
 from schemas import headers
 from schemas.action import Action
+from schemas.alert import Subject
 from schemas.base import Event, from_millis
 from schemas.incident import FINISHED, ActionState, Incident
 from schemas.model_statement import ModelStatement
@@ -180,6 +181,7 @@ class Site:
             return  # overtaken, or said before
         if statement.phase == "activate" and envelope is not None:
             self.envelopes[statement.model, statement.epoch] = envelope
+            self.ledger.learn_one(_activation(statement, standing.activated))
 
     def _learn_source(self, source: Source) -> None:
         self._versions.setdefault(source.version, source)
@@ -355,3 +357,21 @@ class Site:
     async def _say(self, topic: str, event: Event, *, key: str, name: UUID, time: datetime) -> None:
         said = headers.event_headers(event.event, id=str(name), source_role=ROLE, time=time)
         await self.publish(Out(topic, event.encode(), key.encode(), said))
+
+
+def _activation(statement: ModelStatement, before: ModelStatement | None) -> Action:
+    """What a statement did, in the ledger's terms.
+
+    A checkpoint may be released by hand, of which nothing is on ``actions``; that it takes back
+    what was done by itself must count all the same. Of remediation's own it adds nothing. It came
+    after what it replaced, whatever the clock of who released it says.
+    """
+    time = statement.issued
+    if before is not None:
+        time = max(time, before.issued + timedelta(milliseconds=1))
+    return Action(
+        id=f"{statement.model}/{statement.epoch}", action="promote", model=statement.model,
+        incident=None, subject=Subject(kind="model", id=statement.model), outcome="done",
+        automatic=False, by="", reason=statement.reason, time=time,
+        figures={"from": before.version if before else None, "to": statement.version},
+    )  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid5
 
 import pytest
 from aiohttp import web
@@ -228,7 +230,7 @@ async def test_what_a_person_releases_meanwhile_is_not_called_rolled_back(
     stage.status(epoch=3, version=2)
     await stage.until(lambda: stage.outcomes()[-1] in {"done", "failed"})
     assert stage.actions()[-1].reason == "epoch 2 was overtaken: digits is at 3"
-    assert stage.said("models") == DONE[:1]
+    assert stage.said("models") == [*DONE[:1], (3, "prepare", 2), (3, "activate", 2)]
     await stage.rest(0.05)
 
 
@@ -271,6 +273,26 @@ async def test_a_worker_with_another_checkpoint_has_not_swapped(stage: Stage) ->
     assert stage.outcomes()[-1] == "running"
     stage.status(epoch=2, version=1)
     await stage.until(lambda: stage.outcomes()[-1] == "done")
+
+
+@pytest.mark.parametrize("slow", [timedelta(0), timedelta(hours=1)])
+@pytest.mark.parametrize(("version", "outcome"), [(2, "awaiting_approval"), (3, "done")])
+async def test_what_a_person_released_again_is_not_left_again_without_one(
+    tmp_path: Path, slow: timedelta, version: int, outcome: str
+) -> None:
+    """A release by hand is no action, and takes back what was done by itself all the same."""
+    stage = made(tmp_path, Shelf(3))
+    stage.shelf.tainted = {2: "poison", 3: "poison"}
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] == ["done"])
+        stage.now += timedelta(minutes=11)  # past the cool-down
+        stage.release(version, 3, slow)
+        await stage.kill()
+        stage.start()
+        await stage.take(incident(episode=uuid5(UUID(int=7), "another")))
+        await stage.until(lambda: stage.outcomes()[-1] == outcome)
+    assert ("guard: flapping" in stage.actions()[-1].reason) == (version == 2)
 
 
 async def test_without_a_release_key_it_fails_in_words(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ class Rollback(Remedy):
         raise Impossible(f"epoch {target[0]} was overtaken: {action.model} is at {standing.epoch}")
 
     def _statement(self, action: Action, phase: str) -> ModelStatement:
-        now = self.site.now()
+        now = max(self.site.now(), action.time)  # a clock may step back in between
         return ModelStatement(
             model=action.model, epoch=action.figures["epoch"], phase=phase,  # type: ignore[arg-type]
             version=action.figures["to"], digest=action.figures["digest"],
