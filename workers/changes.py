@@ -133,7 +133,12 @@ def _model(record: Record, place: str, names: Keys, release_keys: Sequence[Publi
         place,
         record.offset,
         (names.model(statement.model),),
-        (str(statement.epoch), statement.phase, *_flat(fields)),
+        (
+            str(statement.epoch),
+            statement.phase,
+            f"{statement.epoch} {statement.version} {statement.digest}",
+            *_flat(fields),
+        ),
     )
 
 

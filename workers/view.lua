@@ -45,17 +45,24 @@ function operation.incident()
   return 1
 end
 
--- KEYS 2 hash; ARGV 5 epoch, 6 phase, 7… fields and values of the active checkpoint
+-- The rule of every reader (nnsec/trust/statements.py): a higher epoch counts; its activation only
+-- of the checkpoint that was prepared first.
+-- KEYS 2 hash; ARGV 5 epoch, 6 phase, 7 '<epoch> <version> <digest>', 8… fields and values of the
+--      active checkpoint
 function operation.model()
-  if not newer(KEYS[2], 'epoch', ARGV[5]) then return 0 end
+  local prepared = redis.call('HGET', KEYS[2], 'prepared') or ''
+  local waits = tonumber(string.match(prepared, '^%d+') or '')
+  local ahead = newer(KEYS[2], 'epoch', ARGV[5]) and (not waits or tonumber(ARGV[5]) > waits)
+  if not ahead and (ARGV[6] ~= 'activate' or ARGV[7] ~= prepared) then return 0 end
   if ARGV[6] == 'activate' then
-    write(KEYS[2], 7)
+    write(KEYS[2], 8)
+    redis.call('HSET', KEYS[2], 'prepared', '')
     return 1
   end
   for _, field in ipairs({'version', 'digest', 'epoch', 'since'}) do
     redis.call('HSETNX', KEYS[2], field, '')
   end
-  redis.call('HSET', KEYS[2], 'state', 'preparing')
+  redis.call('HSET', KEYS[2], 'state', 'preparing', 'prepared', ARGV[7])
   return 1
 end
 

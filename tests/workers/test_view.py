@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from nnsec.errors import TransientError
 from nnsec.incidents import AlertSeen, Dismissed, stamped, step
 from nnsec.settings import Settings
 from nnsec.trust import keys
-from nnsec.trust.statements import sign_statement
+from nnsec.trust.statements import fold, sign_statement
 from schemas.alert import Alert, Subject
 from schemas.incident import Incident
 from schemas.model_statement import ModelStatement
@@ -187,7 +188,10 @@ async def test_models_and_sources_are_shown(bench: Bench, tmp_path: Path) -> Non
         await bench.until(applied)
         shown = await bench.hash(bench.names.model("digits"))
         assert shown.pop("since")
-        assert shown == {"version": "2", "digest": "d" * 64, "epoch": "1", "state": "preparing"}
+        assert shown == {
+            "version": "2", "digest": "d" * 64, "epoch": "1", "state": "preparing",
+            "prepared": f"2 1 {'d' * 64}",
+        }  # fmt: skip
         source = f"{bench.settings.redis.prefix}source:a%20b%2Fc"
         assert await bench.hash(source) == {
             "state": "quarantined", "reason": "r", "incident": "", "version": "1",
@@ -199,6 +203,44 @@ async def test_models_and_sources_are_shown(bench: Bench, tmp_path: Path) -> Non
         await bench.until(applied)
         shown = await bench.hash(bench.names.model("digits"))
         assert (shown["state"], shown["version"], shown["epoch"]) == ("active", "1", "2")
+
+
+async def test_statements_count_by_the_rule_of_the_workers(bench: Bench, tmp_path: Path) -> None:
+    """Whatever two processes say of an epoch: what the view shows as active is what serves."""
+    key = keys.load_private(tmp_path / "release")
+    draw = random.Random(4)
+    said: list[tuple[str, int, Any, int]] = [
+        ("two", 5, "prepare", 2), ("two", 5, "prepare", 3),
+        ("two", 5, "activate", 3), ("two", 5, "activate", 2),
+    ]  # fmt: skip
+    said += [
+        (f"m{n}", draw.randint(1, 3), draw.choice(["prepare", "activate"]), draw.randint(1, 2))
+        for n in range(60)
+        for _ in range(6)
+    ]
+    outs = []
+    for model, epoch, phase, version in said:
+        one = ModelStatement(
+            model=model, epoch=epoch, phase=phase, version=version, digest=f"{version}" * 64,
+            reason="", issued=T0, expires=T0 + timedelta(hours=1),
+        )  # fmt: skip
+        outs.append(Out("models", sign_statement(one, key), model.encode()))
+    async with bench.view():
+        await bench.publish(*outs)
+
+        async def applied() -> bool:
+            positions = await bench.hash(bench.names.positions)
+            return positions.get("models/0") == str(len(outs) - 1)
+
+        await bench.until(applied)
+    folded = fold([one.value for one in outs], (key.public,)).models
+    assert len(folded) == 61
+    for model, standing in folded.items():
+        shown = await bench.hash(bench.names.model(model))
+        active = standing.activated
+        serves = (str(active.epoch), str(active.version), active.digest) if active else ("",) * 3
+        assert (shown["epoch"], shown["version"], shown["digest"]) == serves
+        assert shown["state"] == ("preparing" if standing.prepared else "active")
 
 
 async def test_an_emptied_store_is_built_anew(bench: Bench) -> None:
