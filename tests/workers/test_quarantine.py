@@ -336,6 +336,22 @@ async def test_a_release_passes_over_what_a_screen_held_by_itself(stage: Stage) 
     assert [dict(r.headers)["nnsec-offset"] for r in accepted] == [b"9"]
 
 
+async def test_a_release_that_failed_is_gone_on_with_when_it_is_approved(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is trusted by then, but nothing was withdrawn or accepted yet."""
+    monkeypatch.setattr(quarantine, "HEAR_SECONDS", 0.1)
+    await sample(stage, "quarantine", 8, "0", nnsec_reasons="source_quarantined")
+    say(stage, "quarantined", 1, "before")
+    await stage.order("release", "s1")
+    await stage.until(lambda: stage.outcomes()[-1] == "failed")
+    async with stage.crew():
+        await stage.order("approve", "command-c-release-s1")
+        await stage.until(lambda: stage.outcomes("release")[-1] == "done")
+    assert stage.actions("release")[-1].figures.get("released") == 1
+    assert [one.state for one in stage.said("sources")] == ["quarantined", "trusted"]
+
+
 async def test_what_is_dropped_stays_out(stage: Stage) -> None:
     """A source that nobody quarantined is so from then on."""
     async with stage.crew():

@@ -151,9 +151,9 @@ class Release(_OfSource):
     name: ClassVar[str] = "release"
 
     async def plan(self, action: Action) -> Plan:
-        """Releasing is for a source that is not trusted now."""
+        """Releasing is for a source that is quarantined now, or was until this release began."""
         stands = self.site.sources.get(action.subject.id)
-        if stands is None or stands.state != "quarantined":
+        if stands is None or (stands.state != "quarantined" and stands.incident != _cause(action)):
             return Plan(f"not needed: {action.subject.id} is not quarantined", {}, needed=False)
         return Plan(f"release {action.subject.id}", {"stood": stands.version})
 
