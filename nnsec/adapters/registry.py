@@ -94,12 +94,13 @@ class Registry:
         BadSignature
             If there is no such folder: nothing signed is there.
         Unsafe
-            For a link, a folder or anything else that is no plain file; too many or too large.
+            For a link, a folder or anything else that is no plain file; too many or too large;
+            also if one cannot be read while the registry itself can.
         TransientError
             If the registry is away.
         """
         folder = self._folder(model, version)
-        with self._reaching(folder):
+        with self._reading(folder):
             if not self._fs.exists(folder):
                 self._missing(model, version)
             for path in (self._folder(model), folder):
@@ -203,6 +204,22 @@ class Registry:
             raise TransientError(f"the registry {self.url} is not there")
         there = ", ".join(map(str, self._folders(model))) or "none"
         raise BadSignature(f"no checkpoint {model}/{version} in {self.url}; there: {there}")
+
+    @contextlib.contextmanager
+    def _reading(self, folder: str) -> Iterator[None]:
+        """As `_reaching`, but what only one checkpoint's files raise refuses that checkpoint.
+
+        One file without permission would hold up all that looks at the model's versions for ever.
+        """
+        with self._reaching(folder):
+            try:
+                yield
+            except (ConnectionError, TimeoutError):
+                raise
+            except OSError as error:
+                self._fs.invalidate_cache()
+                self._fs.ls(self._root, detail=False)  # raises if the registry itself is away
+                raise Unsafe(f"{folder} cannot be read: {error}") from error
 
     @contextlib.contextmanager
     def _reaching(self, what: str) -> Iterator[None]:

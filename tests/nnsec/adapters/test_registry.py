@@ -170,3 +170,54 @@ def test_an_object_store_may_list_the_folder_itself(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(registry._fs, "ls", ls)
     assert (registry.models(), registry.list("m")) == (("m",), (1,))
     assert registry.fetch("m", 1) == FILES
+
+
+@pytest.mark.parametrize("asked", ["open", "info"])
+def test_a_file_that_cannot_be_read_refuses_its_checkpoint(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """No permission for one file is no registry that is away: waiting would not end."""
+    registry.upload("m", 1, FILES)
+    registry.upload("m", 2, FILES)
+    whole = getattr(registry._fs, asked)
+
+    def denied(path: str, *args: Any, **options: Any) -> Any:
+        if str(path).endswith("/1/weights"):
+            raise PermissionError(13, "Permission denied", path)
+        return whole(path, *args, **options)
+
+    monkeypatch.setattr(registry._fs, asked, denied)
+    with pytest.raises(Unsafe, match=r"m/1 cannot be read: .*Permission denied.*weights"):
+        registry.fetch("m", 1)
+    assert registry.fetch("m", 2) == FILES
+
+
+@pytest.mark.parametrize(
+    ("error", "root"),
+    [
+        (OSError(116, "Stale file handle"), OSError(116, "Stale file handle")),
+        (ConnectionResetError(104, "reset by the store"), None),
+        (TimeoutError("no answer"), None),
+        (RuntimeError("the store's own"), None),
+    ],
+    ids=["root", "reset", "silence", "own"],
+)
+def test_a_registry_that_goes_away_while_it_is_read_is_waited_for(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, error: Exception, root: Exception | None
+) -> None:
+    """What the root raises too, or a connection does, may pass: nothing is refused for it."""
+    registry.upload("m", 1, FILES)
+    whole = registry._fs.ls
+
+    def broken(*args: Any, **options: Any) -> Any:
+        raise error
+
+    def ls(path: str, *args: Any, **options: Any) -> Any:
+        if root is not None and path == registry._root:
+            raise root
+        return whole(path, *args, **options)
+
+    monkeypatch.setattr(registry._fs, "open", broken)
+    monkeypatch.setattr(registry._fs, "ls", ls)
+    with pytest.raises(TransientError, match=str(error.args[-1])):
+        registry.fetch("m", 1)

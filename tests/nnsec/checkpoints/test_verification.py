@@ -187,6 +187,24 @@ def test_a_survey_tells_good_from_bad(
     assert survey(registry, "unknown", release_keys=(key.public,)).manifests == {}
 
 
+def test_a_file_that_may_not_be_read_hides_no_other_version(
+    registry: Registry, key: PrivateKey, files: MakeFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint is refused, and the good ones are still found."""
+    registry.upload(MODEL, 4, files(version=4))
+    whole = registry._fs.open
+
+    def denied(path: str, *args: Any, **options: Any) -> Any:
+        if path.endswith(f"/4/{WEIGHTS}"):
+            raise PermissionError(13, "Permission denied", path)
+        return whole(path, *args, **options)
+
+    monkeypatch.setattr(registry._fs, "open", denied)
+    found = survey(registry, MODEL, release_keys=(key.public,), now=NOW)
+    assert sorted(found.manifests) == [3]
+    assert WEIGHTS in str(found.refused[4])
+
+
 def test_a_registry_that_is_away_is_no_refusal(tmp_path: Path, key: PrivateKey) -> None:
     """The same call may succeed later."""
     with pytest.raises(TransientError):
