@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -15,6 +16,8 @@ SIGNATURE = "model.sig"
 MAX_FILES = 32
 MAX_BYTES = 8 * 1024**3
 """Bytes of the largest file that is read."""
+CHUNK = 16 * 1024**2
+"""Bytes of a file that are in memory while it is hashed without being kept."""
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -74,10 +77,10 @@ class Registry:
             if self._fs.exists(folder):
                 self._taken(model, version)
 
-    def fetch(
+    def sizes(
         self, model: str, version: int, limits: Mapping[str, int] | None = None
-    ) -> dict[str, bytes]:
-        """Read every file of a version once.
+    ) -> dict[str, int]:
+        """Look at every file of a version, and read none.
 
         Parameters
         ----------
@@ -87,7 +90,7 @@ class Registry:
         Returns
         -------
         dict
-            Content by file name, unverified.
+            Bytes by file name.
 
         Raises
         ------
@@ -106,10 +109,51 @@ class Registry:
             for path in (self._folder(model), folder):
                 if self._fs.info(path).get("islink"):
                     raise Unsafe(f"{path} is a symbolic link; checkpoints are plain folders")
-            return {
-                name: self._read(f"{folder}/{name}", name, _limit(name, limits))
-                for name in self._names(folder)
-            }
+            found = {name: self._size(name, info, limits) for name, info in self._entries(folder)}
+        if len(found) > MAX_FILES:
+            raise Unsafe(f"{folder} holds {len(found)} files; a checkpoint has at most {MAX_FILES}")
+        return found
+
+    def fetch(
+        self, model: str, version: int, sizes: Mapping[str, int] | None = None
+    ) -> dict[str, bytes]:
+        """Read files of a version, each once.
+
+        Parameters
+        ----------
+        sizes:
+            Which files, and the bytes of each; None for all, as `sizes` finds them.
+
+        Returns
+        -------
+        dict
+            Content by file name, unverified; of one that grew a byte too many, so that it differs.
+
+        Raises
+        ------
+        BadSignature, Unsafe, TransientError
+            As `sizes`.
+        """
+        if sizes is None:
+            sizes = self.sizes(model, version)
+        return {
+            name: b"".join(self._chunks(model, version, name, size + 1, size + 1))
+            for name, size in sizes.items()
+        }
+
+    def digest(self, model: str, version: int, name: str, size: int) -> tuple[str, int]:
+        """Hash a file of so many bytes piece by piece, and keep none of it; raises as `fetch`.
+
+        Returns
+        -------
+        tuple
+            SHA-256 in hex, and how many bytes it is of.
+        """
+        digest, read = hashlib.sha256(), 0
+        for chunk in self._chunks(model, version, name, size + 1, CHUNK):
+            digest.update(chunk)
+            read += len(chunk)
+        return digest.hexdigest(), read
 
     def upload(self, model: str, version: int, files: Mapping[str, bytes]) -> str:
         """Write a version, the signature last, so that nobody ever sees half a checkpoint.
@@ -161,26 +205,34 @@ class Registry:
             int(name) for name, _ in self._entries(self._folder(model)) if _VERSION.fullmatch(name)
         )
 
-    def _names(self, folder: str) -> Sequence[str]:
-        names = []
-        for name, info in self._entries(folder):
-            if info.get("islink"):
-                raise Unsafe(f"{name} is a symbolic link; checkpoints hold plain files only")
-            if info["type"] != "file":
-                raise Unsafe(f"{name} is a {info['type']}; checkpoints hold plain files only")
-            names.append(name)
-        if len(names) > MAX_FILES:
-            raise Unsafe(f"{folder} holds {len(names)} files; a checkpoint has at most {MAX_FILES}")
-        return names
-
-    def _read(self, path: str, name: str, limit: int) -> bytes:
-        # Bounded twice, as the file may grow meanwhile; one byte more makes its digest differ.
-        size = self._fs.info(path)["size"]
-        if size is not None and size > limit:
+    def _size(self, name: str, info: Mapping[str, Any], limits: Mapping[str, int] | None) -> int:
+        """Bytes of a file that may be read."""
+        limit = _limit(name, limits)
+        if info.get("islink"):
+            raise Unsafe(f"{name} is a symbolic link; checkpoints hold plain files only")
+        if info["type"] != "file":
+            raise Unsafe(f"{name} is a {info['type']}; checkpoints hold plain files only")
+        size = info["size"]
+        if size is None:  # some stores tell it only of one file at a time
+            size = self._fs.info(info["name"])["size"]
+        if size is None:
+            raise Unsafe(f"the store does not tell how many bytes {name} has")
+        if size > limit:
             raise Unsafe(f"{name} has {size} bytes; at most {limit} are read")
-        with self._fs.open(path, "rb", cache_type="none") as file:
-            content: bytes = file.read(limit + 1 if size is None else size + 1)
-        return content
+        return int(size)
+
+    def _chunks(
+        self, model: str, version: int, name: str, most: int, chunk: int
+    ) -> Iterator[bytes]:
+        """The first bytes of a file; bounded, as it may grow meanwhile."""
+        folder = self._folder(model, version)
+        with (
+            self._reading(folder),
+            self._fs.open(f"{folder}/{name}", "rb", cache_type="none") as file,
+        ):
+            while most and (content := file.read(min(chunk, most))):
+                most -= len(content)
+                yield content
 
     def _make(self, folder: str) -> bool:
         """Make a folder; False if it exists."""

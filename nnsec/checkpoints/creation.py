@@ -196,6 +196,13 @@ def publish(
 ) -> Created:
     """Sign the files with their manifest, read them back as a worker would, and upload them.
 
+    Parameters
+    ----------
+    manifest:
+        Its ``sizes`` are set to those of the files.
+    files:
+        Content by file name, without manifest and signature.
+
     Raises
     ------
     Unsafe
@@ -205,6 +212,8 @@ def publish(
     TransientError
         If the registry is away.
     """
+    sizes = {name: len(files[name]) for name in sorted(files)}
+    manifest = manifest.model_copy(update={"sizes": sizes})
     whole = {**files, MANIFEST: manifest.encode()}
     whole[SIGNATURE] = signing.sign(f"{manifest.model}/{manifest.version}", whole, key)
     verified = verify_files(

@@ -133,6 +133,9 @@ class Manifest(Model):
         SHA-256 of the clean data that detectors were fitted and calibrated on.
     reference_learned:
         Positions of ``training.samples`` among that data; empty where all of it is the user's own.
+    sizes:
+        Bytes by name of the files beside it, so that a larger one is refused before it is read;
+        empty in what was made before there were such.
     """
 
     format: Literal[1] = 1
@@ -156,6 +159,7 @@ class Manifest(Model):
     seed: int
     created: Time
     expires: Time | None = None
+    sizes: Mapping[str, Count] = {}
 
     def encode(self) -> bytes:
         """UTF-8 JSON, indented for people."""

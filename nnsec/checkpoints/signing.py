@@ -14,7 +14,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,12 @@ def sign(name: str, files: Mapping[str, bytes], key: PrivateKey) -> bytes:
     return _bundle(payload, key.sign(dsse.encode(PAYLOAD_TYPE, payload)), key.id)
 
 
-def verify(files: Mapping[str, bytes], keys: Sequence[PublicKey]) -> Signed:
+def verify(
+    files: Mapping[str, bytes],
+    keys: Sequence[PublicKey],
+    *,
+    names: Collection[str] | None = None,
+) -> Signed:
     """Check that exactly these files were signed by a trusted key.
 
     Parameters
@@ -99,6 +104,9 @@ def verify(files: Mapping[str, bytes], keys: Sequence[PublicKey]) -> Signed:
         Content by file name, ``model.sig`` among them; hostile.
     keys:
         The trusted release keys.
+    names:
+        All files of the folder, where only some were read yet: of the others the names are checked
+        and nothing else. None where `files` are all of them.
 
     Raises
     ------
@@ -109,18 +117,19 @@ def verify(files: Mapping[str, bytes], keys: Sequence[PublicKey]) -> Signed:
     Unsafe
         Naming a file that was not signed, or whose name leaves the folder.
     """
-    for name in sorted(files):
+    there = set(files if names is None else names)
+    for name in sorted(there):
         check_name(name)
     if SIGNATURE not in files:
         raise BadSignature(f"{SIGNATURE} is missing: a folder without it is no checkpoint")
     payload, key_id = _open(files[SIGNATURE], keys)
     signed = _statement(payload)
-    for name in sorted(files.keys() - signed.keys() - {SIGNATURE}):
+    for name in sorted(there - signed.keys() - {SIGNATURE}):
         raise Unsafe(f"{name} is not among the signed files; remove it")
     for name in sorted(signed):
-        if name not in files:
+        if name not in there:
             raise DigestMismatch(f"{name} is missing, but was signed")
-        if hashlib.sha256(files[name]).hexdigest() != signed[name]:
+        if name in files and hashlib.sha256(files[name]).hexdigest() != signed[name]:
             raise DigestMismatch(f"{name} differs from what was signed")
     return Signed(hashlib.sha256(payload).hexdigest(), key_id, signed)
 

@@ -1,6 +1,8 @@
 """Verification: from hostile bytes to a manifest that can be believed, before a tensor is built.
 
-The order is fixed: names, signature, digests, manifest, folder, digest, floor, expiry, tensors.
+The order is fixed: names and limits, signature, manifest, folder, digest, floor, expiry, sizes, the
+digests of the other files, tensors. From a registry only the signature and the manifest are read
+before the sizes are known to be those that were signed: what anybody may put there costs no more.
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ from nnsec.checkpoints.manifest import (
 )
 from nnsec.errors import DigestMismatch, Expired, RollbackRefused, TrustError, Unsafe
 from nnsec.trust.keys import PublicKey
+
+HEAD = (SIGNATURE, MANIFEST)
+"""What is read first: it says what the other files must be."""
+UNSIZED = 256 * 1024 * 1024
+"""Bytes from which a file without a signed size is hashed before it is read into memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +92,12 @@ def verify_files(
     Expired
         Past the end that its manifest gives.
     """
-    _limits(files)
+    sizes = {name: len(content) for name, content in files.items()}
+    _limits(sizes)
     signed = signing.verify(files, release_keys)
-    for name in LIMITS:
-        if name not in files:
-            raise DigestMismatch(f"{name} is missing, and was not signed either")
-    manifest = Manifest.decode(files[MANIFEST])
-    if (manifest.model, manifest.version) != (model, version):
-        raise Unsafe(
-            f"{MANIFEST} is of {manifest.model}/{manifest.version}, but lies under "
-            f"{model}/{version}: a folder was renamed or copied"
-        )
-    if expected_digest is not None and signed.digest != expected_digest:
-        raise DigestMismatch(
-            f"{SIGNATURE} of {model}/{version} has digest {signed.digest[:16]}…; "
-            f"{expected_digest[:16]}… was expected"
-        )
-    if version < floor:
-        raise RollbackRefused(
-            f"{model}/{version} is older than version {floor}, the lowest allowed"
-        )
-    if manifest.expires is not None and now >= manifest.expires:
-        raise Expired(f"{model}/{version} expired at {manifest.expires.isoformat()}")
+    manifest = _judged(
+        signed, files, sizes, model, version, now=now, floor=floor, expected_digest=expected_digest
+    )
     for name in (WEIGHTS, DETECTORS, SCREENS, GOLDEN):
         tensors.check(name, files[name])
     kept = {name: content for name, content in files.items() if name != SIGNATURE}
@@ -137,12 +128,27 @@ def verify(
     TransientError
         If the registry is away.
     """
+    now = now or datetime.now(UTC)
+    sizes = registry.sizes(model, version, LIMITS)
+    head = registry.fetch(model, version, {name: sizes[name] for name in HEAD if name in sizes})
+    signed = signing.verify(head, release_keys, names=sizes)
+    manifest = _judged(
+        signed, head, sizes, model, version, now=now, floor=floor, expected_digest=expected_digest
+    )
+    rest = {name: size for name, size in sizes.items() if name not in HEAD}
+    for name in rest.keys() - manifest.sizes.keys():
+        if rest[name] < UNSIZED:
+            continue
+        digest, rest[name] = registry.digest(model, version, name, rest[name])
+        if digest != signed.files[name]:
+            raise DigestMismatch(f"{name} differs from what was signed")
+    # All of it is checked again, and only these bytes are used: files may be swapped meanwhile.
     return verify_files(
-        registry.fetch(model, version, LIMITS),
+        head | registry.fetch(model, version, rest),
         model,
         version,
         release_keys=release_keys,
-        now=now or datetime.now(UTC),
+        now=now,
         floor=floor,
         expected_digest=expected_digest,
     )
@@ -194,10 +200,50 @@ def survey(
     return Survey(MappingProxyType(manifests), MappingProxyType(digests), MappingProxyType(refused))
 
 
-def _limits(files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
+def _judged(
+    signed: signing.Signed,
+    head: Mapping[str, bytes],
+    sizes: Mapping[str, int],
+    model: str,
+    version: int,
+    *,
+    now: datetime,
+    floor: int,
+    expected_digest: str | None,
+) -> Manifest:
+    """The manifest, if what was signed is what is wanted here; ``head`` holds its bytes."""
+    for name in LIMITS:
+        if name not in sizes:
+            raise DigestMismatch(f"{name} is missing, and was not signed either")
+    manifest = Manifest.decode(head[MANIFEST])
+    if (manifest.model, manifest.version) != (model, version):
+        raise Unsafe(
+            f"{MANIFEST} is of {manifest.model}/{manifest.version}, but lies under "
+            f"{model}/{version}: a folder was renamed or copied"
+        )
+    if expected_digest is not None and signed.digest != expected_digest:
+        raise DigestMismatch(
+            f"{SIGNATURE} of {model}/{version} has digest {signed.digest[:16]}…; "
+            f"{expected_digest[:16]}… was expected"
+        )
+    if version < floor:
+        raise RollbackRefused(
+            f"{model}/{version} is older than version {floor}, the lowest allowed"
+        )
+    if manifest.expires is not None and now >= manifest.expires:
+        raise Expired(f"{model}/{version} expired at {manifest.expires.isoformat()}")
+    for name, size in manifest.sizes.items():
+        if (found := sizes.get(name)) != size:
+            raise DigestMismatch(
+                f"{name} differs from what was signed: it has {found} bytes, not {size}"
+            )
+    return manifest
+
+
+def _limits(sizes: Mapping[str, int]) -> None:
+    for name, size in sizes.items():
         signing.check_name(name)
         if name not in LIMITS:
             raise Unsafe(f"{name} is not a file of a checkpoint; remove it")
-        if len(content) > LIMITS[name]:
-            raise Unsafe(f"{name} has {len(content)} bytes; at most {LIMITS[name]} are read")
+        if size > LIMITS[name]:
+            raise Unsafe(f"{name} has {size} bytes; at most {LIMITS[name]} are read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +144,23 @@ def test_only_plain_files_are_read(tmp_path: Path, change: Any, words: str) -> N
 
 
 def test_sizes_are_bounded(registry: Registry) -> None:
-    """A file over its limit is not read; a name without a limit is refused."""
+    """A file over its limit is refused as it lies; so is a name without a limit."""
     registry.upload("m", 1, FILES)
-    assert registry.fetch("m", 1, dict.fromkeys(FILES, 1)) == FILES
+    assert registry.sizes("m", 1, dict.fromkeys(FILES, 1)) == {"model.sig": 1, "weights": 1, "a": 0}
     with pytest.raises(Unsafe, match="weights has 1 bytes; at most 0"):
-        registry.fetch("m", 1, dict.fromkeys(FILES, 0) | {SIGNATURE: 1})
+        registry.sizes("m", 1, dict.fromkeys(FILES, 0) | {SIGNATURE: 1})
     with pytest.raises(Unsafe, match="'a' is not a file of a checkpoint"):
-        registry.fetch("m", 1, {SIGNATURE: 1, "weights": 1})
+        registry.sizes("m", 1, {SIGNATURE: 1, "weights": 1})
+
+
+def test_a_file_is_hashed_in_pieces(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of it is in memory than one piece, and no more is read than a byte too many."""
+    monkeypatch.setattr("nnsec.adapters.registry.CHUNK", 10)
+    registry.upload("m", 1, FILES | {"weights": bytes(95)})
+    assert registry.digest("m", 1, "weights", 95) == (sha256(bytes(95)).hexdigest(), 95)
+    assert registry.digest("m", 1, "weights", 50) == (sha256(bytes(51)).hexdigest(), 51)
+    assert registry.fetch("m", 1, {"weights": 50}) == {"weights": bytes(51)}
+    assert {len(one) for one in registry._chunks("m", 1, "weights", 95, 10)} == {10, 5}
 
 
 def test_an_unknown_url_is_a_configuration_error() -> None:
@@ -172,9 +183,9 @@ def test_an_object_store_may_list_the_folder_itself(tmp_path: Path, monkeypatch:
     assert registry.fetch("m", 1) == FILES
 
 
-@pytest.mark.parametrize("asked", ["open", "info"])
+@pytest.mark.parametrize(("asked", "what"), [("open", "m/1/weights"), ("ls", "m/1")])
 def test_a_file_that_cannot_be_read_refuses_its_checkpoint(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, asked: str
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, asked: str, what: str
 ) -> None:
     """No permission for one file is no registry that is away: waiting would not end."""
     registry.upload("m", 1, FILES)
@@ -182,12 +193,12 @@ def test_a_file_that_cannot_be_read_refuses_its_checkpoint(
     whole = getattr(registry._fs, asked)
 
     def denied(path: str, *args: Any, **options: Any) -> Any:
-        if str(path).endswith("/1/weights"):
+        if path.endswith(what):
             raise PermissionError(13, "Permission denied", path)
         return whole(path, *args, **options)
 
     monkeypatch.setattr(registry._fs, asked, denied)
-    with pytest.raises(Unsafe, match=r"m/1 cannot be read: .*Permission denied.*weights"):
+    with pytest.raises(Unsafe, match=f"m/1 cannot be read: .*Permission denied.*{what}"):
         registry.fetch("m", 1)
     assert registry.fetch("m", 2) == FILES
 

@@ -71,7 +71,7 @@ def test_the_same_data_give_the_same_files(registry: Registry, vectors: Vectors)
 
 
 def test_the_manifest_says_what_was_given(registry: Registry, vectors: Vectors) -> None:
-    """Parent, provenance, expiry, metrics and class names are as they were given."""
+    """Parent, provenance, expiry, metrics and classes as given, and the sizes of its files."""
     own = Parent(version=1, digest="1" * 64)
     learned = gather([batch(UUID(int=1), 0, 5, (3,), vectors.x[:1], vectors.y[:1])])
     metrics = Metrics(n=7, clean_accuracy=0.5)
@@ -88,6 +88,9 @@ def test_the_manifest_says_what_was_given(registry: Registry, vectors: Vectors) 
     assert manifest.reference_learned == learned.learned
     assert (manifest.metrics, manifest.classes) == (metrics, ("bad", "good"))
     assert manifest.expires == NOW + timedelta(days=1)
+    files = registry.sizes("v", 4)
+    del files["model.sig"], files["manifest.json"]
+    assert manifest.sizes == files
     assert vectors.create(registry).version == 5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -203,6 +204,121 @@ def test_a_file_that_may_not_be_read_hides_no_other_version(
     found = survey(registry, MODEL, release_keys=(key.public,), now=NOW)
     assert sorted(found.manifests) == [3]
     assert WEIGHTS in str(found.refused[4])
+
+
+@pytest.fixture
+def opened(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are opened in the registry from now on."""
+    names: list[str] = []
+    whole = registry._fs.open
+
+    def noted(path: str, *args: Any, **options: Any) -> Any:
+        names.append(path.rpartition("/")[2])
+        return whole(path, *args, **options)
+
+    monkeypatch.setattr(registry._fs, "open", noted)
+    return names
+
+
+def _sizes(whole: Files) -> dict[str, int]:
+    return {n: len(c) for n, c in whole.items() if n not in (SIGNATURE, MANIFEST)}
+
+
+def _grow(path: Path) -> None:
+    """Make a file as large as may be; the disk holds none of it."""
+    with path.open("ab") as file:
+        file.truncate(LIMITS[WEIGHTS])
+
+
+def test_nothing_is_read_under_a_signature_that_is_none(
+    registry: Registry, key: PrivateKey, tmp_path: Path, opened: list[str]
+) -> None:
+    """A file as large as may be costs nothing where nobody signed it."""
+    folder = tmp_path / "r" / MODEL / str(VERSION)
+    _grow(folder / WEIGHTS)
+    (folder / SIGNATURE).write_bytes(b"{}")
+    with pytest.raises(BadSignature, match=SIGNATURE):
+        verify(registry, MODEL, VERSION, release_keys=(key.public,), now=NOW)
+    assert sorted(opened) == [MANIFEST, SIGNATURE]
+
+
+def test_a_file_that_is_not_as_long_as_signed_is_not_read(
+    registry: Registry, key: PrivateKey, files: MakeFiles, tmp_path: Path, opened: list[str]
+) -> None:
+    """Whether it is longer or shorter, or a version copied under another number."""
+    registry.upload(MODEL, 4, files(version=4, sizes=_sizes(files())))
+    opened.clear()
+    verify(registry, MODEL, 4, release_keys=(key.public,), now=NOW)
+    assert sorted(opened) == sorted(LIMITS)
+    folder = tmp_path / "r" / MODEL / "4"
+    shutil.copytree(folder, folder.parent / "5")
+    opened.clear()
+    with pytest.raises(Unsafe, match="renamed or copied"):
+        verify(registry, MODEL, 5, release_keys=(key.public,), now=NOW)
+    size = (folder / WEIGHTS).stat().st_size
+    for change, found in (
+        (_grow, LIMITS[WEIGHTS]),
+        (lambda path: os.truncate(path, size - 1), size - 1),
+    ):
+        change(folder / WEIGHTS)
+        with pytest.raises(DigestMismatch, match=f"{WEIGHTS} differs.* {found} bytes, not {size}"):
+            verify(registry, MODEL, 4, release_keys=(key.public,), now=NOW)
+    assert set(opened) == {MANIFEST, SIGNATURE}
+
+
+def test_a_large_file_without_a_signed_size_is_hashed_before_it_is_kept(
+    registry: Registry, key: PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of before there were sizes: what differs never is in memory as a whole."""
+    with (tmp_path / "r" / MODEL / str(VERSION) / WEIGHTS).open("ab") as file:
+        file.truncate(verification.UNSIZED)
+    fetched: list[str] = []
+    whole = registry.fetch
+
+    def fetch(model: str, version: int, sizes: dict[str, int]) -> Files:
+        fetched.extend(sizes)
+        return whole(model, version, sizes)
+
+    monkeypatch.setattr(registry, "fetch", fetch)
+    with pytest.raises(DigestMismatch, match=f"{WEIGHTS} differs"):
+        verify(registry, MODEL, VERSION, release_keys=(key.public,), now=NOW)
+    assert sorted(fetched) == [MANIFEST, SIGNATURE]
+
+
+@pytest.mark.parametrize("name", sorted(LIMITS))
+@pytest.mark.parametrize("sized", [True, False])
+def test_what_is_swapped_while_it_is_read_is_never_used(
+    registry: Registry, key: PrivateKey, files: MakeFiles, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, name: str, *, sized: bool,
+) -> None:  # fmt: skip
+    """Before any file is opened another may take its place: refused, or the bytes are those signed.
+
+    As long as the true one and, where it is weights, safetensors too; it goes back and forth.
+    """
+    good = files(version=4, **({"sizes": _sizes(files())} if sized else {}))
+    registry.upload(MODEL, 4, good)
+    monkeypatch.setattr(verification, "UNSIZED", 0)
+    path = tmp_path / "r" / MODEL / "4" / name
+    bad = bytes([*good[name][:-1], good[name][-1] ^ 1])
+    whole = registry._fs.open
+    outcomes = []
+    for at in range(len(LIMITS) * 2):  # at which file it comes, and it stays for one
+        seen = iter(range(100))
+
+        def racing(place: str, *args: Any, at: int = at, seen: Any = seen, **options: Any) -> Any:
+            path.write_bytes(bad if next(seen) == at else good[name])
+            return whole(place, *args, **options)
+
+        monkeypatch.setattr(registry._fs, "open", racing)
+        try:
+            found = verify(registry, MODEL, 4, release_keys=(key.public,), now=NOW)
+        except TrustError as error:
+            assert name in str(error)  # noqa: PT017 - some of them must verify
+            outcomes.append(False)
+        else:
+            assert dict(found.files) == {n: c for n, c in good.items() if n != SIGNATURE}
+            outcomes.append(True)
+    assert {*outcomes} == {True, False}
 
 
 def test_a_registry_that_is_away_is_no_refusal(tmp_path: Path, key: PrivateKey) -> None:
