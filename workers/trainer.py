@@ -129,7 +129,8 @@ class Trainer:
             parent = Parent(version=version, digest=found.digests[version])
             order = self._unasked(found.manifests[version], parent, now)
             if order is None and (lesson := self._lesson(model, lineage(version, found.manifests))):
-                made = await asyncio.to_thread(self._train, model, parent, lesson, now)
+                newest = max(found.manifests)
+                made = await asyncio.to_thread(self._train, model, parent, newest, lesson, now)
                 digest = Parent(version=made.version, digest=made.digest)
                 return self._unasked(made.manifest, digest, now)
         if order is None:  # else look again for what is to be learned
@@ -148,7 +149,9 @@ class Trainer:
         logger.info("model %s: %d of %d new samples accepted", model, len(positions), wanted)
         return curriculum.lesson(positions) if len(positions) >= wanted else None
 
-    def _train(self, model: str, parent: Parent, lesson: Lesson, now: datetime) -> Created:
+    def _train(
+        self, model: str, parent: Parent, newest: int, lesson: Lesson, now: datetime
+    ) -> Created:
         """Fine-tune the parent, and make a checkpoint of it; runs in a thread."""
         table, spec = self._settings.trainer, self._settings.models[model]
         base = load(
@@ -172,7 +175,7 @@ class Trainer:
         x, y = read(Path(table.reference.replace("{model}", model)))
         made = create(
             self._registry, model=model, spec=spec, weights=module.state_dict(), x=x, y=y,
-            key=self._release, now=now, seed=table.seed, parent=parent,
+            key=self._release, now=now, seed=table.seed, above=newest, parent=parent,
             provenance=gather(lesson.batches),
         )  # fmt: skip
         metrics = made.manifest.metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ MAX_BYTES = 8 * 1024**3
 """Bytes of the largest file that is read."""
 CHUNK = 16 * 1024**2
 """Bytes of a file that are in memory while it is hashed without being kept."""
+MAX_VERSION = 999_999_999
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -46,7 +48,11 @@ class Registry:
     def models(self) -> tuple[str, ...]:
         """Names of the models that have a folder, sorted."""
         with self._reaching(self._root):
-            names = [name for name, info in self._entries(self._root) if _is_folder(info)]
+            names = [
+                name
+                for name, info in self._entries(self._root)
+                if info["type"] == "directory" and not info.get("islink")
+            ]
         return tuple(sorted(name for name in names if _MODEL.fullmatch(name)))
 
     def list(self, model: str) -> tuple[int, ...]:
@@ -58,10 +64,18 @@ class Registry:
                 if self._fs.exists(f"{self._folder(model, version)}/{SIGNATURE}")
             )
 
-    def next_version(self, model: str) -> int:
-        """The first version above every folder, unfinished ones too."""
+    def next_version(self, model: str, above: int | None = None) -> int:
+        """The first version above another that has no folder yet.
+
+        Parameters
+        ----------
+        above:
+            The newest that counts; None for the newest with a signature, whoever made it.
+        """
+        newest = max(self.list(model), default=0) if above is None else above
         with self._reaching(self._folder(model)):
-            return max(self._folders(model), default=0) + 1
+            taken = frozenset(self._folders(model))
+        return next(version for version in itertools.count(newest + 1) if version not in taken)
 
     def check_free(self, model: str, version: int) -> None:
         """Refuse a version that exists, before work is put into one that could not be written.
@@ -185,8 +199,11 @@ class Registry:
                 f"model name {model!r}: letters, digits, '.', '_' and '-' only, 128 at most, "
                 "beginning with a letter or digit"
             )
-        if version is not None and version < 1:
-            raise ConfigError(f"version {version}: versions are whole numbers from 1")
+        if version is not None and not 1 <= version <= MAX_VERSION:
+            raise ConfigError(
+                f"version {version}: versions are whole numbers from 1 to {MAX_VERSION}; "
+                f"if one near the end is no checkpoint, remove its folder from {self.url}"
+            )
         return f"{self._root}/{model}" + ("" if version is None else f"/{version}")
 
     def _entries(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -207,7 +224,9 @@ class Registry:
 
     def _size(self, name: str, info: Mapping[str, Any], limits: Mapping[str, int] | None) -> int:
         """Bytes of a file that may be read."""
-        limit = _limit(name, limits)
+        if limits is not None and name not in limits:
+            raise Unsafe(f"{name[:200]!r} is not a file of a checkpoint; remove it")
+        limit = MAX_BYTES if limits is None else limits[name]
         if info.get("islink"):
             raise Unsafe(f"{name} is a symbolic link; checkpoints hold plain files only")
         if info["type"] != "file":
@@ -283,15 +302,3 @@ class Registry:
         except Exception as error:
             # Each fsspec backend raises errors of its own, so all of them are meant.
             raise TransientError(f"the registry cannot be reached at {what}: {error}") from error
-
-
-def _limit(name: str, limits: Mapping[str, int] | None) -> int:
-    if limits is None:
-        return MAX_BYTES
-    if name not in limits:
-        raise Unsafe(f"{name[:200]!r} is not a file of a checkpoint; remove it")
-    return limits[name]
-
-
-def _is_folder(info: Mapping[str, Any]) -> bool:
-    return bool(info["type"] == "directory" and not info.get("islink"))

@@ -87,6 +87,7 @@ def create(
     now: datetime,
     seed: int = 0,
     version: int | None = None,
+    above: int | None = None,
     parent: Parent | None = None,
     provenance: Provenance | None = None,
     reference_provenance: Provenance | None = None,
@@ -117,6 +118,9 @@ def create(
         Of all that is drawn.
     version:
         None for the next free one.
+    above:
+        The newest version known to verify, for the next free one to be the first above it; None
+        for the newest with a signature, which may be anybody's.
     parent:
         What the weights were trained on from.
     provenance:
@@ -163,7 +167,7 @@ def create(
     manifest = Manifest(
         **_made_of(spec, suite, data),
         model=model,
-        version=version if version is not None else registry.next_version(model),
+        version=version if version is not None else registry.next_version(model, above),
         parent=parent,
         learned=provenance.learned if provenance else (),
         rows=provenance.rows if provenance else 0,

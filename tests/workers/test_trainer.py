@@ -11,7 +11,7 @@ import pytest
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out, Record
-from nnsec.adapters.registry import Registry
+from nnsec.adapters.registry import SIGNATURE, Registry
 from nnsec.checkpoints import Manifest
 from nnsec.checkpoints.manifest import MANIFEST
 from nnsec.errors import ConfigError, TransientError
@@ -133,6 +133,24 @@ async def test_it_learns_signs_and_asks_once(
     assert made.parent is not None
     assert made.parent.version == 1
     assert learned(made) == [o for o in range(40) if o not in (0, 3, 4, *range(24, 30))]
+
+
+async def test_what_others_put_into_the_registry_takes_no_number(
+    school: Settings, checkpoint: MadeCheckpoint
+) -> None:
+    """The new checkpoint is the one after the newest that verifies, whatever lies beside it."""
+    for number, content in ((2, None), (999_999_998, b"{}"), (999_999_999, b"{}")):
+        folder = Path(school.registry.url) / "digits" / str(number)
+        folder.mkdir()
+        if content is not None:
+            (folder / SIGNATURE).write_bytes(content)
+    trainer = Trainer(school, LOG)
+    tell(trainer, *samples(checkpoint, range(24)))
+    order = await trainer.step("digits", now=NOW, clock=LATER)
+    assert order is not None
+    operator = keys.load_public(f"{checkpoint.operator_key}.pub")
+    assert open_command(order.value, (operator,), NOW).command.target == "3"
+    assert manifest(school, 3).rows == 24
 
 
 async def test_training_is_broken_off_between_two_steps(

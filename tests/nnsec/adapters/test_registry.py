@@ -89,6 +89,28 @@ def test_names_cannot_leave_the_registry(tmp_path: Path, name: str) -> None:
         Registry(str(tmp_path)).list(name)
 
 
+def test_the_next_version_follows_what_is_signed(registry: Registry) -> None:
+    """A folder without a signature takes its own number from us, and no other."""
+    registry.upload("m", 2, FILES)
+    for version in (3, 5, 999_999_999):
+        registry.upload("m", version, {"notes": b""})
+    assert registry.next_version("m") == 4
+    registry.upload("m", registry.next_version("m"), FILES)
+    assert registry.next_version("m") == 6
+    assert registry.next_version("m", above=2) == 6
+    assert registry.list("m") == (2, 4)
+
+
+def test_there_is_no_version_that_is_not_listed(registry: Registry) -> None:
+    """After the last number the error says what to remove; nothing is written."""
+    registry.upload("m", 2, FILES)
+    registry.upload("m", 999_999_999, FILES)
+    with pytest.raises(ConfigError, match=r"from 1 to 999999999; .* remove its folder"):
+        registry.upload("m", registry.next_version("m"), FILES)
+    registry.upload("m", registry.next_version("m", above=2), FILES)
+    assert registry.list("m") == (2, 3, 999_999_999)
+
+
 @pytest.mark.parametrize("version", [0, -1])
 def test_versions_count_from_one(tmp_path: Path, version: int) -> None:
     """There is no version 0."""
