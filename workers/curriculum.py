@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsec.adapters.records import Record
-from nnsec.checkpoints import revoked_positions
+from nnsec.checkpoints import Revoked
 from nnsec.checkpoints.manifest import Learned, Manifest
 from nnsec.checkpoints.provenance import SAMPLES, Batch, Position, batch
 from nnsec.errors import SchemaError, TrustError
@@ -179,14 +179,13 @@ class Told:
     operator: PublicKey
     models: Mapping[str, ModelTable]
     curricula: dict[str, Curriculum] = field(default_factory=dict)
-    revocations: list[Revocation] = field(default_factory=list)
     sources: dict[str, Source] = field(default_factory=dict)
     commands: set[str] = field(default_factory=set)
-    revoked: frozenset[Position] = frozenset()
     changes: int = 0
     """Records that may have changed what can be learned."""
     revoked_at: float = float("-inf")
     """When the last revocation was read, in the seconds that `apply` is given."""
+    _revoked: Revoked = field(default_factory=Revoked, init=False)
 
     def apply(self, record: Record, now: float) -> None:
         """Take in one record; what cannot be read is passed over with one line in the log."""
@@ -194,8 +193,7 @@ class Told:
             if record.topic == "training.accepted":
                 self._accept(decode_outcome(record.value, record.headers))
             elif record.topic == "training.revocations":
-                self.revocations.append(Revocation.decode(record.value))
-                self.revoked = revoked_positions(self.revocations)
+                self._revoked.apply(Revocation.decode(record.value))
                 self.revoked_at = now
             elif record.topic == "sources":
                 self._source(Source.decode(record.value))
@@ -205,6 +203,11 @@ class Told:
             where = f"{record.topic}/{record.partition}/{record.offset}"
             logger.warning("passed over %s: %s: %s", where, error.field, error)
         self.changes += record.topic != "commands"
+
+    @property
+    def revoked(self) -> AbstractSet[Position]:
+        """Positions that must not be learned from; changes with the next revocation."""
+        return self._revoked.positions
 
     def quarantined(self) -> frozenset[str]:
         """Sources whose samples must not be learned from, revoked or not yet."""

@@ -131,7 +131,7 @@ class Registry:
     def fetch(
         self, model: str, version: int, sizes: Mapping[str, int] | None = None
     ) -> dict[str, bytes]:
-        """Read files of a version, each once.
+        """Read files of a version, each once; raises as `sizes`.
 
         Parameters
         ----------
@@ -142,11 +142,6 @@ class Registry:
         -------
         dict
             Content by file name, unverified; of one that grew a byte too many, so that it differs.
-
-        Raises
-        ------
-        BadSignature, Unsafe, TransientError
-            As `sizes`.
         """
         if sizes is None:
             sizes = self.sizes(model, version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from nnsec.checkpoints.manifest import Learned, Manifest
@@ -11,21 +12,40 @@ from nnsec.checkpoints.provenance import SAMPLES, Position
 from schemas.revocation import Revocation
 
 
-def revoked_positions(revocations: Iterable[Revocation]) -> frozenset[Position]:
-    """Fold the topic ``training.revocations``, oldest first; the last word on a position counts.
+class Revoked:
+    """The topic ``training.revocations``, folded record by record; the last word counts.
 
     One that was said before (the same id) is said again by a worker that was cut off, and changes
     nothing: it may have been withdrawn meanwhile.
     """
-    revoked: set[Position] = set()
-    known: set[str] = set()
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._positions: set[Position] = set()
+
+    @property
+    def positions(self) -> AbstractSet[Position]:
+        """(log, partition, offset, row) of what is revoked now; changes with the next record."""
+        return self._positions
+
+    def apply(self, revocation: Revocation) -> None:
+        """Take in one record, in time linear in its own positions."""
+        if revocation.id in self._known:
+            return
+        self._known.add(revocation.id)
+        positions = ((revocation.log, *position) for position in revocation.positions)
+        if revocation.withdrawn:
+            self._positions.difference_update(positions)
+        else:
+            self._positions.update(positions)
+
+
+def revoked_positions(revocations: Iterable[Revocation]) -> frozenset[Position]:
+    """Fold all of them as `Revoked` does, oldest first."""
+    revoked = Revoked()
     for one in revocations:
-        if one.id in known:
-            continue
-        known.add(one.id)
-        positions = {(one.log, *position) for position in one.positions}
-        revoked = revoked - positions if one.withdrawn else revoked | positions
-    return frozenset(revoked)
+        revoked.apply(one)
+    return frozenset(revoked.positions)
 
 
 def tainted(
@@ -73,17 +93,17 @@ def newest_clean(
     return max((v for v in manifests if v not in bad and v not in exclude), default=None)
 
 
-Revoked = Mapping[tuple[UUID, int], Collection[tuple[int, int]]]
+ByPartition = Mapping[tuple[UUID, int], Collection[tuple[int, int]]]
 
 
-def _by_partition(revoked: Iterable[Position]) -> Revoked:
+def _by_partition(revoked: Iterable[Position]) -> ByPartition:
     found: dict[tuple[UUID, int], list[tuple[int, int]]] = {}
     for log, partition, offset, row in revoked:
         found.setdefault((log, partition), []).append((offset, row))
     return {key: sorted(positions) for key, positions in found.items()}
 
 
-def _own(manifest: Manifest, revoked: Revoked) -> str:
+def _own(manifest: Manifest, revoked: ByPartition) -> str:
     """Weights, detectors and calibration alike: whatever was fitted on poison is not clean."""
     for what, parts in (
         ("learned from", manifest.learned),

@@ -108,6 +108,16 @@ def test_what_is_revoked_is_not_learned() -> None:
     assert found.revoked_at == 9.0
 
 
+def test_a_revocation_is_folded_into_those_before() -> None:
+    """One record at a time: the trainer reads on while it works, and may have read thousands."""
+    found = told(revocation(4))
+    before = found.revoked
+    found.apply(revocation(5), 8.0)
+    found.apply(revocation(4, withdrawn=True), 9.0)
+    assert found.revoked is before
+    assert (before, found.revoked_at) == ({(LOG, 0, 5, 0)}, 9.0)
+
+
 def test_nothing_of_a_quarantined_source_is_learned() -> None:
     """Revoked or not yet; an older statement that comes late changes nothing."""
     found = told(

@@ -18,7 +18,7 @@ from nnsec.checkpoints.manifest import (
     Parent,
 )
 from nnsec.checkpoints.provenance import Batch, Position, batch, gather
-from nnsec.checkpoints.taint import newest_clean, revoked_positions, tainted
+from nnsec.checkpoints.taint import Revoked, newest_clean, revoked_positions, tainted
 from schemas.revocation import Revocation
 
 LOG, OTHER = UUID(int=1), UUID(int=2)
@@ -151,6 +151,17 @@ def test_a_revocation_said_again_does_not_undo_its_withdrawal() -> None:
     place = ((0, 5, 2),)
     said, withdrawn = _revocation(place, False, "r1"), _revocation(place, True, "r2")
     assert revoked_positions([said, withdrawn, said]) == frozenset()
+
+
+def test_a_record_costs_no_more_when_many_came_before() -> None:
+    """What was folded is changed where it lies, not copied, by a release too."""
+    revoked = Revoked()
+    positions = revoked.positions
+    for k in range(3):
+        revoked.apply(_revocation(((0, k, 0), (0, k, 1)), False, f"r{k}"))
+    revoked.apply(_revocation(((0, 1, 0), (0, 9, 0)), True, "w"))
+    assert revoked.positions is positions
+    assert positions == {(LOG, 0, k, row) for k in range(3) for row in range(2)} - {(LOG, 0, 1, 0)}
 
 
 def test_nothing_clean_is_none() -> None:
