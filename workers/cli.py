@@ -34,6 +34,7 @@ from workers.commands import (
     up,
     worker,
 )
+from workers.commands.plain import plain_lines
 
 CONFIG_ERROR = 2
 STARTERS = frozenset({"demo", "up"})
@@ -91,7 +92,7 @@ def main() -> None:
 
 
 def _fail(error: NNSecError, status: int) -> None:
-    Console(stderr=True).print(f"nnsec: {error}", markup=False, style="red", soft_wrap=True)
+    Console(stderr=True).print(plain_lines(f"nnsec: {error}", "red"), soft_wrap=True)
     sys.exit(status)
 
 

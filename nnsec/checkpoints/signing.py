@@ -180,7 +180,7 @@ def _open(content: bytes, keys: Sequence[PublicKey]) -> tuple[bytes, str]:
     if any(hint == key.id for key in keys):
         raise BadSignature(f"{SIGNATURE} does not fit its content: it was changed")
     raise BadSignature(
-        f"{SIGNATURE} is of key {hint[:16]}…, which is not among the {len(keys)} trusted; "
+        f"{SIGNATURE} is of key {hint[:16]!r}…, which is not among the {len(keys)} trusted; "
         "see [trust] release_keys"
     )
 

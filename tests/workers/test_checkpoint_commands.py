@@ -21,6 +21,7 @@ import pytest
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out, Record
+from nnsec.checkpoints import signing
 from nnsec.errors import ConfigError
 from nnsec.settings import Settings
 from nnsec.trust import commands, keys, statements
@@ -293,6 +294,22 @@ def test_verify_takes_a_folder(run: Run, tmp_path: Path, checkpoint: MadeCheckpo
         assert (wrong.status, said in wrong.err) == (2, True)
     missing = run("checkpoint", "verify", "--version", "9")
     assert (missing.status, "no checkpoint digits/9" in missing.out) == (1, True)
+
+
+@pytest.mark.parametrize("hint", ["[/red]", "\x1b[2J\x1b[H"])
+@pytest.mark.parametrize("words", ["verify", "list", "release"])
+def test_a_hostile_signature_steers_no_terminal(
+    run: Run, checkpoint: MadeCheckpoint, words: str, hint: str
+) -> None:
+    """What it names as its key is shown as text, be it markup or an escape sequence."""
+    Path("registry/digits/9").mkdir()
+    content = signing._bundle(b"{}", b"x", hint)
+    Path("registry/digits/9/model.sig").write_bytes(content)
+    options = ("--key", checkpoint.release_key) if words == "release" else ()
+    found = run("checkpoint", words, *options)
+    assert found.status == (0 if words == "list" else 1)
+    assert "\x1b" not in found.out + found.err
+    assert repr(hint)[1:5] in re.sub(r"\s", "", found.out + found.err)
 
 
 def test_an_empty_registry_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from nnsec.settings import Settings
-from workers.cli import app
+from schemas.errors import NNSecError
+from workers.cli import _fail, app
 
 PROGRAM = [sys.executable, "-c", "from workers.cli import main; main()"]
 
@@ -48,6 +49,13 @@ def test_a_wrong_configuration_ends_with_2(tmp_path: Path) -> None:
     wrong = run("topics", folder=tmp_path)
     assert wrong.returncode == 2
     assert "prefix" in wrong.stderr
+
+
+def test_an_error_is_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it quotes of others is neither markup nor an order to the terminal."""
+    with pytest.raises(SystemExit, match="1"):
+        _fail(NNSecError("first [/red]\x1b[2J\nsecond"), 1)
+    assert capsys.readouterr().err == "nnsec: first [/red]\N{REPLACEMENT CHARACTER}[2J\nsecond\n"
 
 
 def test_help_needs_no_configuration(tmp_path: Path) -> None:

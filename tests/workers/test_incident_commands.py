@@ -39,7 +39,7 @@ def with_action(one: Incident) -> Incident:
     subject = one.subjects[0].subject
     action = Action(
         id="a-1", action="quarantine", model=one.model, incident=one.id, subject=subject,
-        outcome="awaiting_approval", automatic=False, by="remediation", reason="[bold]why",
+        outcome="awaiting_approval", automatic=False, by="\x1b[Hwho", reason="[bold]why",
         time=T0,
     )  # fmt: skip
     found = step(one, ActionSeen(action), log=one.id).incident
@@ -123,9 +123,29 @@ def test_one_incident_is_shown(office: Office) -> None:
     assert "quarantine" in shown
     assert "\x1b" not in shown
     assert "[red]" in shown.replace("\n", "")
+    assert "\N{REPLACEMENT CHARACTER}[Hwho" in shown
     unknown = office.nnsec("incidents", "show", "nothing")
     assert isinstance(unknown.exception, ConfigError)
     assert "nothing" in str(unknown.exception)
+
+
+def test_what_stands_in_redis_steers_no_terminal(office: Office) -> None:
+    """Whoever may write there can put anything into a field: it is shown as text."""
+
+    async def spoil() -> None:
+        names = store.Keys(office.settings.redis.prefix)
+        async with store.connect(office.settings) as client:
+            await client.hset(
+                names.incident(str(OPEN.id)),
+                mapping={"severity": "[/x]", "family": "\x1b[2J", "state": "[/y]\x1b"},
+            )  # type: ignore[misc]
+
+    asyncio.run(spoil())
+    for words in (("list",), ("show", str(OPEN.id))):
+        found = office.nnsec("incidents", *words)
+        assert found.exit_code == 0, found.exception
+        assert "[/x]" in found.stdout
+        assert "\x1b" not in found.stdout
 
 
 def test_transitions_are_watched(office: Office) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,38 @@ async def test_the_view_as_a_process(settings: Settings, valkey: str, tmp_path: 
         assert await asyncio.to_thread(process.wait, 20) == 0
     finally:
         here.close()
+
+
+LOGS = """
+import logging
+from workers.commands import worker
+
+async def work():
+    logging.info("%s of source %s: %s", "quarantine", "s\\x1b[2J", "why\\n2026 ERROR forged")
+    try:
+        raise ValueError("\\x1b[Hraised")
+    except ValueError:
+        logging.exception("it failed")
+    return 0
+
+worker._run(work())
+"""
+
+
+def test_the_log_of_a_worker_steers_no_terminal() -> None:
+    """Names and reasons that others chose are text on one line, in a traceback too."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOGS], capture_output=True, text=True, timeout=60, check=True,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    first, second, *traceback = done.stderr.splitlines()
+    assert first.endswith(
+        " INFO root quarantine of source s\N{REPLACEMENT CHARACTER}[2J: "
+        "why\N{REPLACEMENT CHARACTER}2026 ERROR forged"
+    )
+    assert second.endswith(" ERROR root it failed")
+    assert traceback[0].startswith("Traceback")
+    assert traceback[-1] == "ValueError: \N{REPLACEMENT CHARACTER}[Hraised"
 
 
 @pytest.mark.parametrize("dry", [False, True])

@@ -22,6 +22,7 @@ from nnsec.settings import Settings
 from schemas.alert import Alert
 from schemas.base import SEVERITIES, Severity, format_time
 from schemas.threats import THREATS
+from workers.commands.plain import plain, printable
 
 STYLES: dict[Severity, str] = {
     "info": "dim", "low": "cyan", "medium": "yellow", "high": "red", "critical": "white on red",
@@ -76,7 +77,7 @@ async def _show(
             try:
                 alert = Alert.decode(value)
             except SchemaError as error:
-                notes.print(f"no alert, passed over: {error}", markup=False, style="red")
+                notes.print(plain(f"no alert, passed over: {error}", "red"))
                 continue
             if alert not in wanted:
                 continue
@@ -124,14 +125,10 @@ def line(alert: Alert) -> Text:
         (format_time(alert.time)[:19].replace("T", " ") + "Z", "dim"), " ",
         (f"{alert.severity:<8}", STYLES[alert.severity]), " ",
         (alert.threat, "bold"), f" by {alert.subject.kind} ",
-        (_printable(alert.subject.id), "bold"),
-        _printable(f" on {alert.model} {alert.model_version}".rstrip() + f": {alert.explanation}"),
+        (printable(alert.subject.id), "bold"),
+        printable(f" on {alert.model} {alert.model_version}".rstrip() + f": {alert.explanation}"),
         (f" (evidence {alert.evidence:.2f}, alert {alert.seq} of this episode)", "dim"),
     )  # fmt: skip
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _known(values: Collection[str], there: Collection[str], what: str) -> Collection[str]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from nnsec.adapters.clients import client_options
 from nnsec.adapters.registry import Registry
@@ -24,7 +24,7 @@ from nnsec.settings import Settings
 from nnsec.trust import keys
 from workers import shelf
 from workers.commands import cards, orders
-from workers.commands.plain import printable
+from workers.commands.plain import plain
 
 if TYPE_CHECKING:  # what builds networks takes seconds to import
     from nnsec.checkpoints import Created
@@ -129,8 +129,8 @@ def verify(
         table = Table("model", "version", "", "digest", "signed by", "why not")
         for row in rows:
             mark = "[green]verified" if row["verified"] else "[red]refused"
-            table.add_row(row["model"], str(row["version"]), mark, row["digest"][:16],
-                          row["key"][:16], printable(row["error"]))  # fmt: skip
+            table.add_row(plain(row["model"]), str(row["version"]), mark, row["digest"][:16],
+                          row["key"][:16], plain(row["error"]))  # fmt: skip
         Console().print(table if rows else "there is no checkpoint to verify")
     if not all(row["verified"] for row in rows):
         raise typer.Exit(REFUSED)
@@ -283,18 +283,14 @@ def _wanted(
     return registry, [(name, number) for name in names for number in registry.list(name)]
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    name = f"{row['model']}/{row['version']}"
+def _cells(row: dict[str, Any]) -> list[str | Text]:
+    name = plain(f"{row['model']}/{row['version']}")
     if not row["verified"]:
-        return [name, *[""] * 4, f"[red]no: {_plain(row['error'])}", ""]
+        return [name, *[""] * 4, plain(f"no: {row['error']}", "red"), ""]
     attacked = row["robust_accuracy"]
     accuracy = f"{row['clean_accuracy']:.1%}" + ("" if attacked is None else f" / {attacked:.1%}")
-    taint = {None: "?", "": "no"}.get(row["tainted"], f"[red]{_plain(row['tainted'] or '')}")
+    taint = {None: "?", "": "no"}.get(row["tainted"], plain(row["tainted"] or "", "red"))
     return [
         name, row["created"][:16].replace("T", " "), str(row["parent"] or ""), str(row["rows"]),
         accuracy, "[green]yes", taint,
     ]  # fmt: skip
-
-
-def _plain(text: str) -> str:
-    return escape(printable(text))

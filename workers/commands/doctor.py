@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from nnsec.settings import Settings
+from workers.commands.plain import plain_lines
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -40,8 +41,9 @@ def doctor(
         console = Console()
         for one in found:
             text = Text.assemble(
-                (f"{one.status:<5}", STYLES[one.status]), (f"{one.about}: ", "bold"), one.text,
-                (f"\n     → {one.advice}" if one.advice else "", "italic"),
+                (f"{one.status:<5}", STYLES[one.status]), (f"{one.about}: ", "bold"),
+                plain_lines(one.text),
+                plain_lines(f"\n     → {one.advice}" if one.advice else "", "italic"),
             )  # fmt: skip
             console.print(text, soft_wrap=True)
     if any(one.status == "fail" for one in found):

@@ -18,7 +18,7 @@ from nnsec.settings import Settings
 from schemas.base import format_time, from_millis
 from schemas.command import CommandKind
 from workers.commands import orders
-from workers.commands.plain import printable
+from workers.commands.plain import plain, printable
 
 if TYPE_CHECKING:
     from workers.transitions import Entry
@@ -54,8 +54,8 @@ def show_all(
     table.columns[0].min_width = 36  # `show` and `dismiss` need all of the id
     for one in found:
         table.add_row(
-            one["id"], Text(one["state"], STYLES.get(one["state"], "")), one["severity"],
-            Text(printable(one["model"])), one["family"], str(len(one["subjects"])),
+            plain(one["id"]), _state(one["state"]), plain(one["severity"]), plain(one["model"]),
+            plain(one["family"]), str(len(one["subjects"])),
             _time(one["last_seen"]),
         )  # fmt: skip
     Console().print(table)
@@ -72,23 +72,23 @@ def show(context: typer.Context, incident: Incident, as_json: orders.Json = Fals
         return
     console = Console()
     head = Text.assemble(
-        (found["state"], STYLES.get(found["state"], "")), f" {found['severity']} ",
-        (", ".join(found["threats"]), "bold"), f" on {printable(found['model'])}, version "
-        f"{found['version']}, from {_time(found['first_seen'])} to {_time(found['last_seen'])}",
+        _state(found["state"]), printable(f" {found['severity']} "),
+        plain(", ".join(found["threats"]), "bold"),
+        printable(f" on {found['model']}, version {found['version']}, from "),
+        f"{_time(found['first_seen'])} to {_time(found['last_seen'])}",
     )  # fmt: skip
     console.print(head, soft_wrap=True)
     subjects = Table("subject", "threats", "alerts", "evidence", "first seen")
     for one in found["subjects"]:
         subjects.add_row(
-            Text(printable(f"{one['subject']['kind']} {one['subject']['id']}")),
-            ", ".join(one["threats"]), str(one["alerts"]), f"{one['evidence']:.2f}",
-            one["first_seen"],
+            _subject(one), plain(", ".join(one["threats"])), str(one["alerts"]),
+            f"{one['evidence']:.2f}", plain(one["first_seen"]),
         )  # fmt: skip
     actions = Table("action", "subject", "state", "by", "reason", "id")
     for one in found["actions"]:
         actions.add_row(
-            one["action"], Text(printable(f"{one['subject']['kind']} {one['subject']['id']}")),
-            one["state"], one["by"][:12], Text(printable(one["reason"])), one["action_id"],
+            plain(one["action"]), _subject(one), plain(one["state"]), plain(one["by"][:12]),
+            plain(one["reason"]), plain(one["action_id"]),
         )  # fmt: skip
     console.print(subjects, actions)
 
@@ -238,6 +238,14 @@ async def _one(settings: Settings, incident: str) -> dict[str, Any] | None:
     return _parsed(found) if found else None
 
 
+def _state(state: str) -> Text:
+    return plain(state, STYLES.get(state, ""))
+
+
+def _subject(one: dict[str, Any]) -> Text:
+    return plain(f"{one['subject']['kind']} {one['subject']['id']}")
+
+
 def _time(milliseconds: str) -> str:
     return format_time(from_millis(int(milliseconds)))[:19].replace("T", " ") + "Z"
 
@@ -262,7 +270,7 @@ async def _watch(settings: Settings, *, beginning: bool, limit: int, as_json: bo
 
 def _line(entry: Entry) -> Text:
     return Text.assemble(
-        (entry.time[:19].replace("T", " ") + "Z", "dim"), f" {entry.incident[:8]} ",
-        (f"{entry.from_ or 'new'} → {entry.to}", STYLES.get(entry.to, "")),
+        (entry.time[:19].replace("T", " ") + "Z", "dim"), printable(f" {entry.incident[:8]} "),
+        plain(f"{entry.from_ or 'new'} → {entry.to}", STYLES.get(entry.to, "")),
         printable(f" by {entry.by[:12]}: {entry.reason}"),
     )  # fmt: skip

@@ -11,12 +11,11 @@ from urllib.parse import unquote
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from nnsec.settings import Settings
 from schemas.command import CommandKind
 from workers.commands import orders
-from workers.commands.plain import printable
+from workers.commands.plain import plain
 
 app = typer.Typer(
     no_args_is_help=True, help="Sources of training samples: list, add, release, drop."
@@ -41,9 +40,7 @@ def show(
         return
     table = Table("source", *COLUMNS)
     for name, fields in rows.items():
-        table.add_row(
-            Text(printable(name)), *(Text(printable(fields.get(one, ""))) for one in COLUMNS)
-        )
+        table.add_row(plain(name), *(plain(fields.get(one, "")) for one in COLUMNS))
     Console().print(table)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from nnsec.settings import Settings
+from workers.commands.plain import start_log
 
 
 def stream(
@@ -23,7 +24,7 @@ def stream(
     from streams.runtime import run  # torch and Faust: seconds that other commands are spared
 
     settings: Settings = context.obj
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    start_log()
     for name in ("faust", "mode"):  # they tell of every service that starts and stops
         logging.getLogger(name).setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from nnsec.settings import Settings
 from workers import embedded
+from workers.commands.plain import plain, plain_lines
 from workers.fleet import Ended, Fleet
 
 ROLES = ("stream", "view", "remediation")
@@ -64,7 +64,7 @@ async def _watch(fleet: Fleet) -> None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.5)
     except Ended as error:
-        console.print(f"[red]{escape(str(error))}")
+        console.print(plain_lines(str(error), "red"))
         raise typer.Exit(1) from error
     finally:
         starting.cancel()
@@ -74,7 +74,7 @@ async def _watch(fleet: Fleet) -> None:
 
 async def _start(fleet: Fleet) -> None:
     def told(role: str, state: str) -> None:
-        console.print(f"{role:<12} {escape(state)}", highlight=False)
+        console.print(plain(f"{role:<12} {state}"))
 
     # What is not ready says why, for as long as it takes: a model may still have to be released.
     await fleet.ready(timeout=float("inf"), told=told)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from nnsec.settings import Settings
+from workers.commands.plain import start_log
 
 app = typer.Typer(no_args_is_help=True, help="Run a worker: remediation, view or trainer.")
 
@@ -49,7 +50,7 @@ def trainer(context: typer.Context) -> None:
 
 
 def _run(work: Coroutine[None, None, int]) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    start_log()
     with asyncio.Runner() as runner:
         status = runner.run(work)
         if status:

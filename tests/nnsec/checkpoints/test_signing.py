@@ -103,11 +103,15 @@ def test_names_that_leave_the_folder_are_refused(name: str) -> None:
 
 
 def test_other_keys_are_not_trusted() -> None:
-    """A stranger's key is named; a stranger's signature under a trusted hint does not fit."""
+    """A stranger's key is named, as text; its signature under a trusted hint does not fit."""
     with pytest.raises(BadSignature, match=f"{KEY.id[:16]}.* 1 trusted"):
         signing.verify(_whole(), (STRANGER.public,))
     with pytest.raises(BadSignature, match="0 trusted"):
         signing.verify(_whole(), ())
+    hostile = signing._bundle(b"{}", b"x", "\x1b[2J\x1b]0;own\x9c")
+    with pytest.raises(BadSignature, match="is of key ") as caught:
+        signing.verify(PLAIN | {SIGNATURE: hostile}, (KEY.public,))
+    assert str(caught.value).isprintable()
     forged = signing.sign("m/1", PLAIN, STRANGER).replace(STRANGER.id.encode(), KEY.id.encode())
     with pytest.raises(BadSignature, match="does not fit its content"):
         signing.verify(PLAIN | {SIGNATURE: forged}, (KEY.public,))
