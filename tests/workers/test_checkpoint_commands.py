@@ -90,6 +90,7 @@ def online(run: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Set
     monkeypatch.setenv("NNSEC_KAFKA__PREFIX", settings.kafka.prefix)
     monkeypatch.setenv("NNSEC_KAFKA__PARTITIONS", "{inputs = 4, control = 1}")
     monkeypatch.setattr("workers.shelf.BROKER_SECONDS", 20.0)
+    monkeypatch.setattr("workers.commands.orders.WAIT", 0.1)  # no worker runs here
     return settings
 
 

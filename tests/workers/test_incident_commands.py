@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis.asyncio as redis
@@ -28,6 +29,7 @@ from schemas.source import Source
 from tests.workers.stage import OPERATOR, T0, configured, dismissed, incident
 from workers import store, transitions, view
 from workers.cli import app
+from workers.commands import orders
 from workers.demo.stage import to_toml
 from workers.embedded import Store, free_port
 
@@ -71,7 +73,11 @@ class Office:
         records = asyncio.run(self._read())
         command, key_id = open_command(records[-1].value, (OPERATOR.public,), datetime.now(UTC))
         assert key_id == OPERATOR.id
-        assert said == {"command": command.id, "action": f"command-{command.id}"}
+        assert said == {
+            "command": command.id, "action": f"command-{command.id}", "outcome": "pending",
+            "reason": said["reason"],
+        }  # fmt: skip
+        assert said["reason"].startswith("no worker has taken it yet; it is valid until 2")
         assert records[-1].key == command.model.encode()
         return command
 
@@ -80,7 +86,10 @@ class Office:
 
 
 @pytest.fixture
-def office(settings: Settings, valkey: str, tmp_path: Path) -> Office:
+def office(
+    settings: Settings, valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Office:
+    monkeypatch.setattr(orders, "WAIT", 0.1)  # no worker runs here
     configured_ = configured(settings, tmp_path)
     config = tmp_path / "nnsec.toml"
     config.write_text(to_toml(configured_.model_dump(mode="json", exclude_defaults=True)))
@@ -176,6 +185,27 @@ def test_an_incident_is_dismissed(office: Office) -> None:
     assert office.nnsec("incidents", "dismiss", str(OPEN.id), "--key", key).exit_code == 2
     given = office.order("incidents", "dismiss", str(OPEN.id), "--reason", "a drill")
     assert (given.kind, given.target) == ("dismiss", str(OPEN.id))
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [(str(OVER.id), "over already: dismissed"), (str(UUID(int=5)), "is known; see `nnsec inc")],
+)
+def test_a_dismissal_without_effect_is_refused(office: Office, target: str, why: str) -> None:
+    """Of an incident that is over, or of none; the correlator itself would say nothing."""
+    words = ("incidents", "dismiss", target, "--reason", "r", "--key")
+    found = office.nnsec(*words, str(office.config.parent / "operator"))
+    assert found.exit_code == 1
+    assert f"refused: {'the incident is' if 'over' in why else 'no incident'}" in found.stdout
+    assert why in found.stdout
+
+
+def test_a_part_of_an_id_dismisses_nothing(office: Office) -> None:
+    """A part of an id is refused before anything is signed."""
+    words = ("incidents", "dismiss", str(OPEN.id)[:8], "--reason", "r", "--key")
+    found = office.nnsec(*words, str(office.config.parent / "operator"))
+    assert isinstance(found.exception, ConfigError)
+    assert "no incident's whole id" in str(found.exception)
 
 
 def test_the_automation_is_halted(office: Office) -> None:

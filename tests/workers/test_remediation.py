@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
@@ -28,6 +29,8 @@ from tests.conftest import MadeCheckpoint
 from tests.workers import field, stage
 from tests.workers.field import Field
 from workers import remediation
+from workers.cli import app
+from workers.demo.stage import to_toml
 from workers.lanes import Lanes
 from workers.process import Process
 
@@ -198,6 +201,62 @@ async def test_no_command_waits_for_incidents(
         await tail.stop()
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_an_operator_hears_what_became_of_an_order(
+    settings: Settings, checkpoint: MadeCheckpoint, tmp_path: Path
+) -> None:
+    """Done, or refused with the reason and status 1; a key that the worker does not know too."""
+    keys.write_new(tmp_path / "stranger")
+    one = stage.incident("s1")
+
+    async with scene(settings, checkpoint, tmp_path) as (here, _, publish):
+        worker = here.start("worker", "remediation")
+        await here.ready("remediation", worker)
+        given = here.settings.model_dump(mode="json", exclude_defaults=True)
+        given["trust"]["operator_keys"] = [
+            f"{checkpoint.operator_key}.pub", f"{tmp_path}/stranger.pub"
+        ]  # fmt: skip
+        (tmp_path / "newer.toml").write_text(to_toml(given), "utf-8")
+
+        async def order(*words: str, key: object = checkpoint.operator_key) -> tuple[int, str]:
+            config = ("--config", str(tmp_path / "newer.toml"))
+            told = ("--key", str(key), "--reason", "r")
+            found = await asyncio.to_thread(CliRunner().invoke, app, [*config, *words, *told])
+            return found.exit_code, found.stdout.partition("\n")[2].strip()
+
+        assert await order("incidents", "halt") == (0, "done: r")
+        await publish(poisoning())
+        await here.until(here.actions)
+        await here.until(lambda: waits(here))
+        assert await order("incidents", "approve", str(one.id)) == (
+            0, "done: approve holds for actions: 1",
+        )  # fmt: skip
+        await here.until(lambda: rollback_waits(here))
+        denied = await order("incidents", "deny", str(one.id))
+        assert denied == (0, "done: deny holds for actions: 1")
+        assert await order("incidents", "approve", str(one.id)) == (
+            1, "refused: nothing of it waits for that",
+        )  # fmt: skip
+        for words, reason in (
+            (("quarantine", "add", "anonymous"), "anonymous"),
+            (("checkpoint", "rollback", "--to", "99"), "99"),
+            (("incidents", "approve", "nothing"), "no action or incident 'nothing'"),
+        ):
+            status, said = await order(*words)
+            assert (status, said.partition(":")[0]) == (1, "refused"), said
+            assert reason in said
+        status, said = await order("incidents", "resume", key=tmp_path / "stranger")
+        assert (status, said.partition(":")[0]) == (1, "refused"), said
+
+
+async def waits(here: Field) -> bool:
+    return (await here.actions())[-1].outcome == "awaiting_approval"
+
+
+async def rollback_waits(here: Field) -> bool:
+    last = (await here.actions())[-1]
+    return (last.action, last.outcome) == ("rollback", "awaiting_approval")
 
 
 async def test_a_policy_with_a_fault_ends_it_at_once(settings: Settings) -> None:
