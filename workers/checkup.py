@@ -19,8 +19,10 @@ from nnsec.adapters.positions import Positions
 from nnsec.adapters.registry import Registry
 from nnsec.adapters.tail import read_to_end
 from nnsec.errors import NNSecError
+from nnsec.guards import EVERYTHING, Ledger
 from nnsec.settings import Settings
 from nnsec.trust import keys, statements
+from schemas.action import Action
 from schemas.topics import TOPICS
 from workers import probing, store
 
@@ -69,7 +71,7 @@ async def examine(settings: Settings, folder: Path = Path(".nnsec")) -> list[Fin
         Where processes of this machine write the addresses of their probes.
     """
     broker = await _within("broker", topics(settings))
-    with_kafka: tuple[Check, ...] = (models, groups)
+    with_kafka: tuple[Check, ...] = (models, groups, automation)
     found = [*broker, *check_keys(settings), *await _within("registry", registry(settings))]
     for check in with_kafka if all(one.status != "fail" for one in broker) else ():
         found.extend(await _within(check.__name__, check(settings)))
@@ -190,6 +192,35 @@ async def _group(settings: Settings, role: str, names: Sequence[str]) -> Finding
     if lag > LAG:
         return Finding(about, "warn", f"{lag:,} records behind", "start more processes of it")
     return Finding(about, "ok", f"{lag:,} records behind")
+
+
+async def automation(settings: Settings) -> Sequence[Finding]:
+    """Whether the kill switch is on, for all models or for some."""
+    ledger, halts = Ledger(), dict[str, Action]()
+    async for record in read_to_end(settings, ("actions",)):
+        try:
+            action = Action.decode(record.value)
+        except NNSecError:
+            continue  # remediation leaves it out too, and says so
+        ledger.learn_one(action)
+        if action.action == "halt" and action.outcome == "done":
+            halts[action.model or EVERYTHING] = action
+    running = [model for model in settings.models if not ledger.halted(model)]
+    if ledger.halted(EVERYTHING):
+        halted = {EVERYTHING: f"* except {', '.join(running)}" if running else "*"}
+    else:
+        halted = {model: model for model in settings.models if ledger.halted(model)}
+    return [_halt(halts[name], words) for name, words in halted.items()] or [
+        Finding("automation", "ok", "not halted")
+    ]
+
+
+def _halt(action: Action, words: str) -> Finding:
+    text = (
+        f"halted for {words} since {action.time:%Y-%m-%d %H:%M:%S}Z by {action.by[:16]}…: "
+        f"{action.reason}"
+    )
+    return Finding("automation", "warn", text, "`nnsec incidents resume` lets it go on")
 
 
 async def redis(settings: Settings) -> Sequence[Finding]:

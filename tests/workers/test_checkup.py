@@ -18,6 +18,8 @@ from nnsec.adapters.records import Out
 from nnsec.errors import NNSecError
 from nnsec.settings import Settings, parse
 from nnsec.trust import keys, statements
+from schemas.action import Action
+from schemas.alert import Subject
 from schemas.model_statement import ModelStatement
 from streams import roles
 from tests.conftest import MadeCheckpoint
@@ -125,6 +127,38 @@ async def test_a_group_that_is_behind_or_outside_its_log_is_found(
         assert await positions.commit({("summaries", 0): 99})
     assert (await found()).status == "fail"
     assert "outside" in (await found()).text
+
+
+async def test_a_halted_automation_is_told(settings: Settings, tmp_path: Path) -> None:
+    """Since when, by whom and why; a model's own switch counts as it does for the workers."""
+    spec = {"architecture": "a:b", "input": {"shape": [4]}}
+    given = parse(settings.model_dump() | {"models": {"a": spec, "b": spec}})
+    await declare(given, now=NOW)
+
+    async def after(kind: str, model: str, seconds: int) -> list[tuple[str, str]]:
+        receipt = Action(
+            id=f"command-{seconds}", action=kind, model=model, incident=None,
+            subject=Subject(kind="model", id=model), outcome="done", automatic=False,
+            by="0123456789abcdefgh", reason="a drill", time=NOW + timedelta(seconds=seconds),
+            version=1,
+        )  # fmt: skip
+        async with publisher(given) as publish:
+            await publish(Out("actions", receipt.encode(), model.encode(), partition=0))
+            await publish(Out("actions", b"hostile", b"a", partition=0))
+        return [
+            (one.status, one.text.partition(" since ")[0])
+            for one in await checkup.automation(given)
+        ]
+
+    assert await checkup.automation(given) == [Finding("automation", "ok", "not halted")]
+    assert await after("halt", "a", 1) == [("warn", "halted for a")]
+    (told,) = await checkup.automation(given)
+    assert told.text.endswith("Z by 0123456789abcdef…: a drill")
+    assert f"{NOW + timedelta(seconds=1):%H:%M:%S}" in told.text
+    assert await after("halt", "*", 2) == [("warn", "halted for *")]
+    assert await after("resume", "b", 3) == [("warn", "halted for * except b")]
+    assert await after("resume", "*", 4) == [("ok", "not halted")]
+    assert "automation" in {one.about for one in await examine(given, tmp_path)}
 
 
 def test_keys_are_read(tmp_path: Path) -> None:
