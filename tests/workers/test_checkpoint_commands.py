@@ -314,10 +314,14 @@ def test_a_hostile_signature_steers_no_terminal(
 
 
 def test_an_empty_registry_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing to list is no mistake; nothing to calibrate is."""
+    """Nothing to list is no mistake; nothing to verify or to calibrate is."""
     monkeypatch.setenv("NNSEC_REGISTRY__URL", "'empty'")
     assert "no checkpoint in empty" in run("checkpoint", "list").out
-    assert "no checkpoint to verify" in run("checkpoint", "verify").out
+    for words in ((), ("--json",)):
+        assert run("checkpoint", "verify", *words).status == 1
+    assert "no checkpoint to verify" in run("checkpoint", "verify", "--model", "digits").out
+    wrong = run("checkpoint", "verify", "--model", "digist")
+    assert (wrong.status, "no model 'digist' is configured" in wrong.err) == (2, True)
     found = run("calibrate")
     assert (found.status, "nnsec checkpoint create" in found.err) == (2, True)
 

@@ -118,7 +118,10 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify signature, digests and content; the exit status is 1 if anything is refused."""
+    """Verify signature, digests and content.
+
+    The exit status is 1 if anything is refused, or if there is nothing to verify.
+    """
     settings: Settings = context.obj
     trusted = _public(settings, public)
     registry, wanted = _wanted(settings, path, model, version)
@@ -132,7 +135,7 @@ def verify(
             table.add_row(plain(row["model"]), str(row["version"]), mark, row["digest"][:16],
                           row["key"][:16], plain(row["error"]))  # fmt: skip
         Console().print(table if rows else "there is no checkpoint to verify")
-    if not all(row["verified"] for row in rows):
+    if not rows or not all(row["verified"] for row in rows):
         raise typer.Exit(REFUSED)
 
 
@@ -279,7 +282,7 @@ def _wanted(
     registry = Registry(settings.registry.url)
     if version is not None:
         return registry, [(orders.one_model(settings, model), version)]
-    names = [model] if model else registry.models()
+    names = [orders.one_model(settings, model)] if model else registry.models()
     return registry, [(name, number) for name in names for number in registry.list(name)]
 
 
