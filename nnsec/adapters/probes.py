@@ -62,6 +62,12 @@ class Probes:
 
     async def __aenter__(self) -> Self:
         host, _, port = self._listen.rpartition(":")
+        host = host.strip("[]")
+        if not host:  # the library would take that for all interfaces
+            raise ConfigError(
+                f"[http] listen = {self._listen!r} names no host; write host:port, "
+                "with 0.0.0.0 for all interfaces"
+            )
         app = web.Application()
         app.add_routes(
             [
@@ -72,7 +78,7 @@ class Probes:
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host.strip("[]") or None, int(port)).start()
+            await web.TCPSite(self._runner, host, int(port)).start()
             name, number = self._runner.addresses[0][:2]
             self.address = f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
             self._announce()

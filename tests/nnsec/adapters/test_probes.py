@@ -78,3 +78,11 @@ async def test_an_address_that_cannot_be_had(listen: str, tmp_path: Path) -> Non
         async with Probes(Settings(http=Http(listen=listen)), "view", tuple, folder=tmp_path):
             pass
     assert _names(tmp_path) == []
+
+
+@pytest.mark.parametrize("listen", ["0", ":0", "[]:0"])
+async def test_an_address_without_a_host_is_refused(listen: str, tmp_path: Path) -> None:
+    """A port alone would open the probes to all interfaces."""
+    with pytest.raises(ConfigError, match="names no host"):
+        async with Probes(Settings(http=Http(listen=listen)), "view", tuple, folder=tmp_path):
+            pass
