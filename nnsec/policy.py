@@ -11,7 +11,13 @@ from nnsec.settings import PolicyTable
 from schemas.alert import Subject
 from schemas.base import SEVERITIES
 from schemas.incident import FINISHED, Incident
-from schemas.threats import FAMILIES
+from schemas.threats import FAMILIES, Family
+
+ACCUSED: Mapping[Family, str] = {
+    "evasion": "client", "privacy": "client", "poisoning": "source", "drift": "model",
+    "abuse": "client", "trust": "model",
+}  # fmt: skip
+"""The kind of the subjects that incidents of a family accuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +44,34 @@ def action_id(incident: UUID, action: str, subject: Subject) -> str:
     return str(uuid5(incident, f"{action}/{subject.kind}/{subject.id}"))
 
 
-def check(policy: Mapping[str, PolicyTable], actions: Collection[str]) -> None:
-    """Check the policy's names against what exists.
+def check(policy: Mapping[str, PolicyTable], kinds: Mapping[str, Collection[str]]) -> None:
+    """Check the policy's names against what exists, and that each action can ever be called for.
+
+    Parameters
+    ----------
+    kinds:
+        Action name to the kinds of subjects that it is for.
 
     Raises
     ------
     ConfigError
-        Naming the unknown family or action, and those that are known.
+        Naming the unknown family or action and those that are known, or the action that is for
+        none of the subjects that the family accuses.
     """
     for family, table in policy.items():
         if family not in FAMILIES:
             raise ConfigError(f"unknown family [policy.{family}]; known: {', '.join(FAMILIES)}")
         for name in table.actions:
-            if name not in actions:
-                known = ", ".join(sorted(actions))
+            if name not in kinds:
+                known = ", ".join(sorted(kinds))
                 raise ConfigError(
                     f"unknown action {name!r} in [policy.{family}] actions; known: {known}"
+                )
+            if ACCUSED[family] not in kinds[name]:
+                found = " and ".join(f"{kind}s" for kind in sorted(kinds[name])) or "commands only"
+                raise ConfigError(
+                    f"{name!r} in [policy.{family}] actions would never run: it is for {found}, "
+                    f"and incidents of {family} accuse {ACCUSED[family]}s"
                 )
 
 

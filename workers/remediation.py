@@ -110,7 +110,7 @@ class _Shift(ConsumerRebalanceListener):  # type: ignore[misc]
 
 async def work(settings: Settings, running: Process, vault: Vault | None = None) -> None:
     """Consume incidents and commands until asked to end."""
-    policy.check(settings.policy, discover())
+    policy.check(settings.policy, {name: one.kinds for name, one in discover().items()})
     async with _site(settings, running) as (place, following):
         remediation = Remediation(place, vault or RegistryVault(settings))
         async with process.reader(

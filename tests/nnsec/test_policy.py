@@ -9,10 +9,11 @@ from uuid import UUID
 import pytest
 
 from nnsec.errors import ConfigError
-from nnsec.policy import action_id, check, plan
+from nnsec.policy import ACCUSED, action_id, check, plan
 from nnsec.settings import PolicyTable
 from schemas.alert import Subject
 from schemas.incident import Incident, IncidentSubject
+from schemas.threats import FAMILIES
 
 T0 = datetime(2026, 1, 2, tzinfo=UTC)
 KINDS = {"quarantine": ("source",), "rollback": ("source", "model")}
@@ -87,3 +88,26 @@ def test_a_wrong_name_is_a_configuration_error(
     with pytest.raises(ConfigError, match=said):
         check({family: PolicyTable(actions=actions)}, KINDS)
     check(POLICY, KINDS)
+
+
+@pytest.mark.parametrize(
+    ("family", "action", "said"),
+    [
+        ("evasion", "quarantine", "is for sources, and incidents of evasion accuse clients"),
+        ("evasion", "rollback", "is for models and sources, and"),
+        ("drift", "quarantine", "accuse models"),
+        ("poisoning", "promote", "is for commands only"),
+    ],
+)
+def test_an_action_that_could_never_run_is_a_configuration_error(
+    family: str, action: str, said: str
+) -> None:
+    """Where none of the family's subjects is one that the action is for."""
+    with pytest.raises(ConfigError, match=said):
+        check({family: PolicyTable(actions=(action,))}, KINDS | {"promote": ()})
+    check({"drift": PolicyTable(actions=("rollback",))}, KINDS)
+
+
+def test_every_family_accuses_a_kind_of_subjects() -> None:
+    """So that a table of any family can be checked."""
+    assert ACCUSED.keys() == set(FAMILIES)
