@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsec.errors import ConfigError
+from nnsec.errors import ConfigError, SchemaError
+from nnsec.settings import ModelTable
+from schemas.inference import Expected, check_tensor
+from schemas.training import check_labels
+
+DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
+"""The types of inputs, and their names on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,29 @@ def read(file: Path | None, dataset: str, folder: Path | None, limit: int) -> Da
     return Data(found.x[:count], None if found.y is None else found.y[:count])
 
 
+def fit(data: Data, model: str, table: ModelTable, *, labelled: bool) -> None:
+    """Hold rows against what a model takes, as the streams will: each would be a dead letter.
+
+    Parameters
+    ----------
+    labelled:
+        Whether the labels are sent too.
+
+    Raises
+    ------
+    ConfigError
+        If type, shape, a value or a label is none that the model takes.
+    """
+    takes, classes = table.input, len(table.classes) or None
+    expected = Expected(model, takes.shape, takes.dtype, *takes.range)
+    try:
+        check_tensor(("x", DATATYPES[data.x.dtype.name], data.x), expected)
+        if labelled:
+            check_labels(data.labels().astype(np.int64), classes, field="y")
+    except SchemaError as error:
+        raise ConfigError(f"model {model} would refuse this: {error}") from error
+
+
 def _read_file(file: Path) -> Data:
     try:
         # Opened here, as numpy leaves a file open that is no zip archive.
@@ -81,7 +110,7 @@ def _read_file(file: Path) -> Data:
         raise ConfigError(
             f"{file} is no npz file with an array x: {error}; write it with numpy.savez"
         ) from error
-    if x.ndim < 2 or not len(x) or x.dtype.name not in {"uint8", "float32"}:
+    if x.ndim < 2 or not len(x) or x.dtype.name not in DATATYPES:
         raise ConfigError(
             f"{file}: x is {x.dtype} {list(x.shape)}; inputs are uint8 or float32, (n, *shape)"
         )

@@ -25,6 +25,14 @@ from workers.commands import send
 
 MODELS = {"digits": Expected("digits", (1, 8, 8), "uint8", 0, 16)}
 
+ONE = {"architecture": "nnsec.models:small_cnn", "input": {"shape": [1, 8, 8], "range": [0, 16]}}
+
+
+@pytest.fixture
+def digits(settings: Settings) -> Settings:
+    """Settings with the model that the data set is for."""
+    return parse(settings.model_dump() | {"models": {"digits": ONE}})
+
 
 def read(settings: Settings, topic: str) -> list[Record]:
     async def found() -> list[Record]:
@@ -41,18 +49,18 @@ def decoded(decode: Any, record: Record) -> Any:
 
 
 @pytest.mark.parametrize("encoding", ["binary", "json"])
-def test_inputs_arrive_as_they_are(encoding: str, nnsec: Nnsec, settings: Settings) -> None:
+def test_inputs_arrive_as_they_are(encoding: str, nnsec: Nnsec, digits: Settings) -> None:
     """Every row comes once, in order, under the client's name, and the last record is short."""
     done = nnsec(
         "send", "inputs", "--dataset", "digits", "--model", "digits", "--client", "app-7",
         "--batch", "4", "--limit", "10", "--ids", "run", "--encoding", encoding, "--json",
-        settings=settings,
+        settings=digits,
     )  # fmt: skip
     assert done.status == 0, done.error
     assert json.loads(done.out) == {
         "rows": 10, "records": 3, "ids": "run", "seconds": json.loads(done.out)["seconds"],
     }  # fmt: skip
-    records = read(settings, "inference.inputs")
+    records = read(digits, "inference.inputs")
     requests: list[Request] = [decoded(decode_request, record) for record in records]
     assert [request.id for request in requests] == ["run-0", "run-1", "run-2"]
     assert {request.client for request in requests} == {"app-7"}
@@ -62,17 +70,17 @@ def test_inputs_arrive_as_they_are(encoding: str, nnsec: Nnsec, settings: Settin
     np.testing.assert_array_equal(sent, datasets.load("digits").x[:10])
 
 
-def test_samples_arrive_with_their_labels(nnsec: Nnsec, settings: Settings, tmp_path: Path) -> None:
+def test_samples_arrive_with_their_labels(nnsec: Nnsec, digits: Settings, tmp_path: Path) -> None:
     """Samples of a file come with their source and labels, the model being the only one."""
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 17, (7, 1, 8, 8), np.uint8), rng.integers(0, 10, 7)
     np.savez(tmp_path / "new.npz", x=x, y=y)
-    one = {"architecture": "nnsec.models:small_cnn", "input": {"shape": [1, 8, 8]}}
-    given = parse(settings.model_dump() | {"models": {"digits": one}})
-    done = nnsec("send", "samples", "new.npz", "--source", "camera", "--batch", "7", settings=given)
+    done = nnsec(
+        "send", "samples", "new.npz", "--source", "camera", "--batch", "7", settings=digits
+    )
     assert done.status == 0, done.error
     assert "sent 7 rows in 1 records" in done.out
-    (record,) = read(settings, "training.samples")
+    (record,) = read(digits, "training.samples")
     sample: Sample = decoded(decode_sample, record)
     assert (sample.source, record.key) == ("camera", b"camera")
     np.testing.assert_array_equal(sample.x, x)
@@ -95,11 +103,11 @@ def test_labels_name_the_rows_of_inputs(nnsec: Nnsec, settings: Settings) -> Non
     assert all((record.key or b"").decode() == Label.decode(record.value).id for record in records)
 
 
-def test_a_rate_is_kept(nnsec: Nnsec, settings: Settings) -> None:
+def test_a_rate_is_kept(nnsec: Nnsec, digits: Settings) -> None:
     """At 100 rows a second, 60 rows take at least 0.5 s."""
     done = nnsec(
         "send", "inputs", "--dataset", "digits", "--model", "digits", "--batch", "2",
-        "--limit", "60", "--rate", "100", "--json", settings=settings,
+        "--limit", "60", "--rate", "100", "--json", settings=digits,
     )  # fmt: skip
     assert done.status == 0, done.error
     assert 0.5 < json.loads(done.out)["seconds"] < 5.0
@@ -154,14 +162,49 @@ def test_what_is_missing_is_asked_for(tmp_path: Path) -> None:
         data_file.read(tmp_path / "x.npz", "digits", None, 0)
     with pytest.raises(ConfigError, match="configured are: none"):
         send.choose(Settings(), "")
-    assert send.choose(Settings(), "m") == "m"
-    assert send.choose(parse({"kafka": {"default_model": "d"}}), "") == "d"
+    two = {"models": {"digits": ONE, "d": ONE}}
+    assert send.choose(parse(two), "digits") == "digits"
+    assert send.choose(parse(two | {"kafka": {"default_model": "d"}}), "") == "d"
+    with pytest.raises(ConfigError, match="no model 'digist' is configured"):
+        send.choose(parse(two), "digist")
 
 
-def test_an_unknown_encoding_lists_the_known(nnsec: Nnsec, settings: Settings) -> None:
+FLOATS = {**ONE, "input": {"shape": [2], "dtype": "float32", "range": [0, 1]}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "x", "y", "said"),
+    [
+        (ONE, np.zeros((2, 1, 8, 8), np.float32), 0, "takes UINT8, not FP32"),
+        (ONE, np.zeros((2, 8, 8), np.uint8), 0, r"takes \[N, 1, 8, 8\]"),
+        (ONE, np.full((2, 1, 8, 8), 17, np.uint8), 0, "values from 17 to 17; 0 to 16 are"),
+        (FLOATS, np.array([[0, np.nan]], np.float32), 0, "values from nan"),
+        (FLOATS, np.array([[0, np.inf]], np.float32), 0, "to inf"),
+        ({**ONE, "classes": ["0", "1"]}, np.zeros((2, 1, 8, 8), np.uint8), 2, "labels from 2 to 2"),
+    ],
+)
+def test_what_would_be_a_dead_letter_is_not_sent(
+    spec: dict[str, Any], x: np.ndarray[Any, Any], y: int, said: str, nnsec: Nnsec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of another type or shape, with a value or a label that the model does not take."""
+    np.savez("new.npz", x=x, y=np.full(len(x), y))
+    monkeypatch.setattr(send, "publisher", lambda _: pytest.fail("something was sent"))
+    table = parse({"models": {"m": spec}}).models["m"]
+    with pytest.raises(ConfigError, match=said):
+        data_file.fit(data_file.read(Path("new.npz"), "", None, 0), "m", table, labelled=True)
+    given = parse({"kafka": {"bootstrap_servers": "127.0.0.1:1"}, "models": {"m": ONE}})
+    done = nnsec("send", "inputs", "new.npz", "--model", "other", settings=given)
+    assert "no model 'other' is configured" in str(done.error)
+    if spec is ONE:
+        for kind in ("inputs", "samples"):
+            done = nnsec("send", kind, "new.npz", settings=given)
+            assert "model m would refuse this" in str(done.error)
+
+
+def test_an_unknown_encoding_lists_the_known(nnsec: Nnsec, digits: Settings) -> None:
     """A wrong word is refused before anything is sent."""
     done = nnsec(
-        "send", "inputs", "--dataset", "digits", "--model", "m", "--encoding", "xml",
-        settings=settings,
+        "send", "inputs", "--dataset", "digits", "--encoding", "xml", settings=digits,
     )  # fmt: skip
     assert "binary and json" in str(done.error)

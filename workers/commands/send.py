@@ -25,7 +25,7 @@ from schemas.inference import encode_request
 from schemas.label import Label
 from schemas.training import encode_sample
 from workers.commands import orders
-from workers.data_file import Batches, read
+from workers.data_file import Batches, fit, read
 
 MOST_AT_ONCE = 256
 """Records that are sent before their acknowledgements are waited for."""
@@ -72,6 +72,7 @@ def inputs(
     settings: Settings = context.obj
     found, name, ids = read(file, dataset, data, limit), choose(settings, model), ids or _ids()
     how = _encoding(encoding)
+    fit(found, name, settings.models[name], labelled=False)
 
     def outs() -> Iterator[tuple[int, Out]]:
         for number, rows in Batches(len(found.x), batch):
@@ -103,6 +104,7 @@ def samples(
     settings: Settings = context.obj
     found, name, ids = read(file, dataset, data, limit), choose(settings, model), ids or _ids()
     labels, how = found.labels(), _encoding(encoding)
+    fit(found, name, settings.models[name], labelled=True)
 
     def outs() -> Iterator[tuple[int, Out]]:
         for number, rows in Batches(len(found.x), batch):
@@ -174,14 +176,9 @@ def choose(settings: Settings, model: str) -> str:
     Raises
     ------
     ConfigError
-        If none is named, and not just one is configured.
+        If it is not configured, or none is named and not just one is configured.
     """
-    if model or settings.kafka.default_model:
-        return model or settings.kafka.default_model
-    if len(settings.models) == 1:
-        return next(iter(settings.models))
-    there = ", ".join(sorted(settings.models)) or "none"
-    raise ConfigError(f"name the model with --model; configured are: {there}")
+    return orders.one_model(settings, model or settings.kafka.default_model)
 
 
 def _encoding(text: str) -> Literal["json", "binary"]:
