@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import aiohttp
 
@@ -19,16 +17,16 @@ from nnsec.adapters.positions import Positions
 from nnsec.adapters.registry import Registry
 from nnsec.adapters.tail import read_to_end
 from nnsec.errors import NNSecError
-from nnsec.guards import EVERYTHING, Ledger
 from nnsec.settings import Settings
 from nnsec.trust import keys, statements
-from schemas.action import Action
 from schemas.topics import TOPICS
 from workers import probing, store
+from workers.checkup_logs import automation, dead_letters
+from workers.findings import Finding, Status
 
-Status = Literal["ok", "warn", "fail"]
 SECONDS = 10.0
 """Time that one check may take."""
+CHECK_ADDRESS = "see that it runs, and that the address in the configuration is right"
 LAG = 10_000
 """Unfinished records from which a group is behind."""
 OLDEST_REDIS = (6, 2)
@@ -43,22 +41,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """What each consumer group reads; here too, since asking the roles imports torch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Parameters
-    ----------
-    advice:
-        What to do; empty where all is well.
-    """
-
-    about: str
-    status: Status
-    text: str
-    advice: str = ""
-
-
 Check = Callable[[Settings], Awaitable[Sequence[Finding]]]
 
 
@@ -71,7 +53,7 @@ async def examine(settings: Settings, folder: Path = Path(".nnsec")) -> list[Fin
         Where processes of this machine write the addresses of their probes.
     """
     broker = await _within("broker", topics(settings))
-    with_kafka: tuple[Check, ...] = (models, groups, automation)
+    with_kafka: tuple[Check, ...] = (models, groups, automation, dead_letters)
     found = [*broker, *check_keys(settings), *await _within("registry", registry(settings))]
     for check in with_kafka if all(one.status != "fail" for one in broker) else ():
         found.extend(await _within(check.__name__, check(settings)))
@@ -86,15 +68,18 @@ async def _within(about: str, check: Awaitable[Sequence[Finding]]) -> Sequence[F
         async with asyncio.timeout(SECONDS):
             return await check
     except TimeoutError:
-        advice = "see that it runs, and that the address in the configuration is right"
-        return [Finding(about, "fail", f"no answer within {SECONDS:g} s", advice)]
+        return [Finding(about, "fail", f"no answer within {SECONDS:g} s", CHECK_ADDRESS)]
     except NNSecError as error:
         return [Finding(about, "fail", str(error))]
 
 
 async def topics(settings: Settings) -> Sequence[Finding]:
     """Whether the broker answers, and the topics are there and fit."""
-    missing = await inspect(settings)
+    try:
+        async with asyncio.timeout(0.8 * SECONDS):
+            missing = await inspect(settings)
+    except TimeoutError:
+        return [await _away(settings.kafka.bootstrap_servers)]
     answers = Finding("broker", "ok", f"answers at {settings.kafka.bootstrap_servers}")
     if missing:
         text = f"{len(missing)} of {len(TOPICS)} topics are missing: {', '.join(missing[:3])}, …"
@@ -107,6 +92,23 @@ async def topics(settings: Settings) -> Sequence[Finding]:
         f"or more, and takes {f'{size} bytes' if size else 'what the broker takes'} a record"
     )
     return [answers, Finding("topics", "ok", text)]
+
+
+async def _away(servers: str) -> Finding:
+    """Why no broker answers, as far as a connection to the first address says."""
+    address = servers.partition(",")[0].strip()
+    host, _, port = address.rpartition(":")
+    why, advice = "", CHECK_ADDRESS
+    try:
+        async with asyncio.timeout(0.1 * SECONDS):
+            _, writer = await asyncio.open_connection(host.strip("[]"), port)
+        writer.close()
+        why, advice = "it takes connections, but is no broker", "see [kafka] security_protocol too"
+    except TimeoutError:
+        why = "no connection in time"
+    except OSError as error:
+        why = str(error)
+    return Finding("broker", "fail", f"{address} does not answer: {why}", advice)
 
 
 def check_keys(settings: Settings) -> list[Finding]:
@@ -163,13 +165,24 @@ async def models(settings: Settings) -> Sequence[Finding]:
     for model in settings.models:
         active = standing[model].activated if model in standing else None
         if active is None:
-            advice = f"run `nnsec checkpoint create --model {model} … --release`"
+            advice = await asyncio.to_thread(_to_release, settings, model)
             text = f"no valid statement says what serves {model}, so its inputs wait"
             found.append(Finding("models", "fail", text, advice))
         else:
             text = f"{model}: version {active.version} serves, epoch {active.epoch}"
             found.append(Finding("models", "ok", text))
     return found
+
+
+def _to_release(settings: Settings, model: str) -> str:
+    """The command that says what serves; a new checkpoint only where there is none."""
+    try:
+        there = Registry(settings.registry.url).list(model)
+    except NNSecError:
+        return "see that the registry can be read"
+    if there:
+        return f"run `nnsec checkpoint release --model {model} …`"
+    return f"run `nnsec checkpoint create --model {model} … --release`"
 
 
 async def groups(settings: Settings) -> Sequence[Finding]:
@@ -182,45 +195,22 @@ async def _group(settings: Settings, role: str, names: Sequence[str]) -> Finding
         bounds = (await positions.read()).values()
     about = f"group {settings.kafka.prefix}{role}"
     if all(one.committed is None for one in bounds):
+        if role == "remediation" and not any(one.lag for one in bounds):
+            # It commits with the first record; the roles of the streams where they begin.
+            return Finding(about, "ok", "nothing came yet")
         command = "nnsec worker remediation" if role == "remediation" else "nnsec stream"
         return Finding(about, "warn", "it never ran", f"run `{command}`")
     outside = [b for b in bounds if b.committed is not None and not b.begin <= b.committed <= b.end]
     if outside:
         text = "it stands outside its log, so those partitions stop"
-        return Finding(about, "fail", text, "find out why, then set the group's offsets by hand")
+        advice = (
+            "find out why; docs/operations.md, “When a partition has stopped”, says how to go on"
+        )
+        return Finding(about, "fail", text, advice)
     lag = sum(one.lag for one in bounds)
     if lag > LAG:
         return Finding(about, "warn", f"{lag:,} records behind", "start more processes of it")
     return Finding(about, "ok", f"{lag:,} records behind")
-
-
-async def automation(settings: Settings) -> Sequence[Finding]:
-    """Whether the kill switch is on, for all models or for some."""
-    ledger, halts = Ledger(), dict[str, Action]()
-    async for record in read_to_end(settings, ("actions",)):
-        try:
-            action = Action.decode(record.value)
-        except NNSecError:
-            continue  # remediation leaves it out too, and says so
-        ledger.learn_one(action)
-        if action.action == "halt" and action.outcome == "done":
-            halts[action.model or EVERYTHING] = action
-    running = [model for model in settings.models if not ledger.halted(model)]
-    if ledger.halted(EVERYTHING):
-        halted = {EVERYTHING: f"* except {', '.join(running)}" if running else "*"}
-    else:
-        halted = {model: model for model in settings.models if ledger.halted(model)}
-    return [_halt(halts[name], words) for name, words in halted.items()] or [
-        Finding("automation", "ok", "not halted")
-    ]
-
-
-def _halt(action: Action, words: str) -> Finding:
-    text = (
-        f"halted for {words} since {action.time:%Y-%m-%d %H:%M:%S}Z by {action.by[:16]}…: "
-        f"{action.reason}"
-    )
-    return Finding("automation", "warn", text, "`nnsec incidents resume` lets it go on")
 
 
 async def redis(settings: Settings) -> Sequence[Finding]:

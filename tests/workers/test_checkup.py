@@ -24,8 +24,9 @@ from schemas.model_statement import ModelStatement
 from streams import roles
 from tests.conftest import MadeCheckpoint
 from tests.workers.conftest import Nnsec
-from workers import checkup, remediation
-from workers.checkup import Finding, examine
+from workers import checkup, checkup_logs, remediation
+from workers.checkup import examine
+from workers.findings import Finding
 
 NOW = datetime.now(UTC)
 
@@ -101,7 +102,10 @@ async def test_a_model_without_a_statement_waits(
     assert other.id
     strange = changed(given, trust={"release_keys": [str(tmp_path / "other.pub")]})
     finding = by(await examine(strange, tmp_path), "models")
-    assert "--release" in finding.advice
+    assert finding.advice == "run `nnsec checkpoint release --model digits …`"
+    bare = changed(strange, registry={"url": str(tmp_path / "empty")})
+    (finding,) = await checkup.models(bare)
+    assert finding.advice == "run `nnsec checkpoint create --model digits … --release`"
 
 
 async def test_a_group_that_is_behind_or_outside_its_log_is_found(
@@ -127,6 +131,39 @@ async def test_a_group_that_is_behind_or_outside_its_log_is_found(
         assert await positions.commit({("summaries", 0): 99})
     assert (await found()).status == "fail"
     assert "outside" in (await found()).text
+    assert "docs/operations.md" in (await found()).advice
+
+
+async def test_remediation_without_work_is_well(settings: Settings) -> None:
+    """It commits nothing before its first record; after that it never ran if it did not."""
+    await declare(settings, now=NOW)
+
+    async def found() -> Finding:
+        return by(await checkup.groups(settings), f"group {settings.kafka.prefix}remediation")
+
+    assert ((await found()).status, (await found()).text) == ("ok", "nothing came yet")
+    async with publisher(settings) as publish:
+        await publish(Out("commands", b"x", b"digits"))
+    assert ((await found()).text, (await found()).advice) == (
+        "it never ran", "run `nnsec worker remediation`",
+    )  # fmt: skip
+
+
+async def test_dead_letters_of_the_last_hour_are_counted(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By error class; older ones are not counted."""
+    await declare(settings, now=NOW)
+    assert [one.status for one in await checkup.dead_letters(settings)] == ["ok"]
+    async with publisher(settings) as publish:
+        for name in (b"SchemaError", b"UnknownModel", b"SchemaError"):
+            await publish(Out("dead-letters", b"x", b"k", (("nnsec-error-class", name),)))
+    (told,) = await checkup.dead_letters(settings)
+    assert told.status == "warn"
+    assert told.text == "3 in the last hour: SchemaError 2, UnknownModel 1"
+    assert f"{settings.kafka.prefix}dead-letters" in told.advice
+    monkeypatch.setattr(checkup_logs, "PERIOD", timedelta(hours=-1))
+    assert [one.status for one in await checkup.dead_letters(settings)] == ["ok"]
 
 
 async def test_a_halted_automation_is_told(settings: Settings, tmp_path: Path) -> None:
@@ -223,7 +260,8 @@ async def test_what_does_not_answer_is_a_finding(
         {"kafka": {"bootstrap_servers": "127.0.0.1:1"}, "redis": {"url": "redis://127.0.0.1:1"}}
     )
     found = await asyncio.wait_for(examine(away, tmp_path), 10)
-    assert by(found, "broker").text == "no answer within 0.5 s"
+    assert by(found, "broker").text.startswith("127.0.0.1:1 does not answer: ")
+    assert "Connect call failed" in by(found, "broker").text
     assert by(found, "redis").status == "fail"
     assert by(found, "processes").status == "warn"
 

@@ -22,7 +22,7 @@ def doctor(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Look at broker, topics, keys, registry, models, groups, Redis and processes.
+    """Look at broker, keys, registry, models, groups, kill switch, dead letters and processes.
 
     Each line says what was seen and, where it is not well, what to do. The exit status is 1 if
     anything failed. Nothing is changed.
