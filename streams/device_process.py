@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnsec.errors import NNSecError
+from nnsec.errors import ConfigError, NNSecError, TransientError
 from nnsec.settings import parse
 from streams.checkpoints import Checkpoints
 from streams.device import figures, pack, unpack
@@ -32,7 +32,7 @@ def main() -> None:
     gc.freeze()  # what was imported stays: walking through it held inputs up by 200 ms at a time
     work, orders = (Connection(int(number)) for number in sys.argv[1:])
     try:
-        checkpoints = Checkpoints(parse(json.loads(orders.recv_bytes())))
+        checkpoints = Held(orders.recv_bytes())
         threading.Thread(target=_load, args=(orders, checkpoints), daemon=True).start()
         while True:
             work.send_bytes(_answer(_score, checkpoints, work.recv_bytes()))
@@ -40,7 +40,38 @@ def main() -> None:
         os._exit(0)  # the other thread may be in the middle of a checkpoint
 
 
-def _load(orders: Connection, checkpoints: Checkpoints) -> None:
+class Held:
+    """The checkpoints, made at the first request that they can be made for.
+
+    Parameters
+    ----------
+    tables:
+        JSON of the tables of the configuration.
+    """
+
+    def __init__(self, tables: bytes) -> None:
+        self._tables = tables
+        self._lock = threading.Lock()
+        self._found: Checkpoints | None = None
+
+    def __call__(self) -> Checkpoints:
+        """Make them, or name them.
+
+        Raises
+        ------
+        TransientError
+            If the registry or a key cannot be used: whoever asked waits, and no input is to blame.
+        """
+        with self._lock:
+            if self._found is None:
+                try:
+                    self._found = Checkpoints(parse(json.loads(self._tables)))
+                except ConfigError as error:
+                    raise TransientError(str(error)) from error
+            return self._found
+
+
+def _load(orders: Connection, checkpoints: Held) -> None:
     try:
         while True:
             orders.send_bytes(_answer(_hold, checkpoints, orders.recv_bytes()))
@@ -48,9 +79,9 @@ def _load(orders: Connection, checkpoints: Checkpoints) -> None:
         os._exit(0)
 
 
-def _answer(work: Any, checkpoints: Checkpoints, request: bytes) -> bytes:
+def _answer(work: Any, checkpoints: Held, request: bytes) -> bytes:
     try:
-        found: bytes = work(checkpoints, *unpack(request))
+        found: bytes = work(checkpoints(), *unpack(request))
     except Exception as error:  # noqa: BLE001 - whatever a model raises, whoever asked must hear it
         ours = isinstance(error, NNSecError)
         return pack({"error": type(error).__name__, "message": str(error), "ours": ours}, {})

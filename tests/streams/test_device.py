@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,29 @@ def test_one_that_cannot_start_is_waited_for_and_blames_no_input(
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(TransientError, match="nowhere"):
         Device(configured).score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+
+
+def test_what_it_cannot_use_is_answered(
+    configured: Settings, checkpoint: MadeCheckpoint, tmp_path: Path
+) -> None:
+    """Caught, for example: a key that is gone when it starts again, and a traceback for an answer.
+
+    It goes on when the key is back.
+    """
+    key, named = tmp_path / "release.pub", configured.trust.release_keys[0]
+    trust = configured.trust.model_copy(update={"release_keys": (str(key),)})
+    device = Device(configured.model_copy(update={"trust": trust}))
+    pid = device.pid
+    try:
+        with pytest.raises(TransientError, match=r"release\.pub"):
+            device.load("digits", 1, checkpoint.digest, {})
+        with pytest.raises(TransientError, match=r"release\.pub"):
+            device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+        shutil.copy(named, key)
+        assert len(device.score("digits", 1, checkpoint.digest, checkpoint.x[:1]).score) == 1
+        assert device.pid == pid
+    finally:
+        device.close()
 
 
 def test_it_ends_with_whoever_started_it(configured: Settings, tmp_path: Path) -> None:
