@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from nnsec.errors import ConfigError
 from nnsec.settings import Settings
 from schemas.errors import NNSecError
 from workers.cli import _fail, app
@@ -106,6 +107,30 @@ def test_every_command_has_help_that_says_what_it_does(words: tuple[str, ...]) -
     first = (command.help or "").split()
     assert len(first) >= 2, "no help"
     assert " ".join(first[:3]) in " ".join(shown.stdout.replace("\n", " ").split())
+
+
+@pytest.mark.parametrize(
+    "words", [("bench", "suite"), ("bench", "detection"), ("bench", "delivery"), ("demo",)]
+)
+def test_figures_that_cannot_be_written_are_told_before_the_run(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Not after minutes of measuring."""
+    refused = CliRunner().invoke(app, [*words, "--json", str(tmp_path / "nowhere" / "x")])
+    assert isinstance(refused.exception, ConfigError)
+    assert "nowhere/x cannot be written" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("bench", "suite", "--seed"), ("bench", "detection", "--first"), ("demo", "--seed"),
+     ("checkpoint", "create", "--seed")],
+)  # fmt: skip
+def test_a_seed_is_not_negative(words: tuple[str, ...]) -> None:
+    """It is told by the command line, not by a traceback of what draws."""
+    refused = CliRunner().invoke(app, [*words, "-1"])
+    assert refused.exit_code == 2
+    assert "greater than or equal to 0" in " ".join(refused.stderr.split())
 
 
 @pytest.mark.parametrize("words", [("topics",), ("topics", "--json")])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from workers.commands.bench_suite import suite
+from workers.commands.figures import Json, write
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from workers.bench.delivery import Report as Delivered
@@ -28,7 +27,6 @@ Kafka = Annotated[
         envvar="KAFKA_HOME", help="Apache Kafka's folder, or a broker's address; else embedded."
     ),
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -43,7 +41,7 @@ def detection(
     dataset: Annotated[str, typer.Option(help="digits, or mnist with --data.")] = "digits",
     data: Annotated[str | None, typer.Option(help="Folder of mnist.npz.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many; each deals the data anew.")] = 3,
-    first: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    first: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     honest: Annotated[int, typer.Option(min=1, help="Honest inputs a seed.")] = 1000,
     attacks: Annotated[int, typer.Option(min=3, help="Attack inputs a seed, over all ε.")] = 450,
     json_file: Json = None,
@@ -59,7 +57,7 @@ def detection(
             status.update(f"{len(reports)} of {seeds} seeds done")
     whole = joined(reports)
     Console().print(_table(whole))
-    _write(json_file, whole.figures() | {"by_seed": [report.figures() for report in reports]})
+    write(json_file, whole.figures() | {"by_seed": [report.figures() for report in reports]})
 
 
 @app.command()
@@ -77,7 +75,7 @@ def delivery(
         for report in measure(at, words, records=records, rounds=rounds):
             status.update(f"{len(report.rounds)} of {rounds} rounds done")
     Console().print(_delivered(report))
-    _write(json_file, report.figures())
+    write(json_file, report.figures())
 
 
 @app.command()
@@ -102,7 +100,7 @@ def scoring(
         for report in measure(at, words, material, inputs=inputs, rounds=rounds):
             status.update(f"{len(report.rounds)} of {rounds} rounds done")
     Console().print(_scored(report))
-    _write(json_file, report.figures())
+    write(json_file, report.figures())
 
 
 @app.command()
@@ -136,7 +134,7 @@ def latency(
             )
         )  # fmt: skip
     Console().print(_late(report))
-    _write(json_file, report.figures())
+    write(json_file, report.figures())
 
 
 def _late(report: Late) -> Table:
@@ -182,11 +180,6 @@ def _scored(report: Scored) -> Table:
             one.words, f"{rate.rows_per_second:,.0f}", f"{rate.megabytes_per_second:.1f}", ratio
         )
     return table
-
-
-def _write(file: Path | None, figures: dict[str, Any]) -> None:
-    if file is not None:
-        file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
 
 
 def _delivered(report: Delivered) -> Table:

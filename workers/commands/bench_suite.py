@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from workers.commands.figures import Json, write
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from workers.bench.suite import Report
@@ -18,12 +18,10 @@ if TYPE_CHECKING:  # torch takes seconds to import
 def suite(
     dataset: Annotated[str, typer.Option(help="digits, or mnist with --data.")] = "digits",
     data: Annotated[str | None, typer.Option(help="Folder of mnist.npz.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the deal and of the batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the deal and of the batches.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Each figure is a median over these.")] = 9,
     threads: Annotated[int, typer.Option(min=0, help="Of torch; 0 leaves it as it is.")] = 1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file.")
-    ] = None,
+    json_file: Json = None,
 ) -> None:
     """Show what all detectors cost beside the model alone, in the same run."""
     import torch
@@ -37,8 +35,7 @@ def suite(
     console = Console()
     console.print(_table(report))
     console.print(_detectors(report))
-    if json_file is not None:
-        json_file.write_text(json.dumps(report.figures(), indent=2) + "\n", "utf-8")
+    write(json_file, report.figures())
 
 
 def _table(report: Report) -> Table:

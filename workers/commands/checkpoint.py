@@ -52,7 +52,7 @@ def create(
     key: Annotated[Path, typer.Option(help="Release key that signs it (private, PEM file).")],
     model: Model = "",
     version: Annotated[int | None, typer.Option(min=1, help="Default: the next free one.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
     released: Annotated[
         bool, typer.Option("--release", help="Also say, signed, that it is the one that serves.")
     ] = False,
