@@ -102,14 +102,22 @@ def fit(data: Data, model: str, table: ModelTable, *, labelled: bool) -> None:
 
 
 def _read_file(file: Path) -> Data:
+    wanted = "write an npz file with an array x, and y for labels, with numpy.savez"
     try:
-        # Opened here, as numpy leaves a file open that is no zip archive.
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            x, y = arrays["x"], arrays["y"] if "y" in arrays.files else None
-    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise ConfigError(
-            f"{file} is no npz file with an array x: {error}; write it with numpy.savez"
-        ) from error
+        # Opened here, as numpy leaves a file open that is no zip archive; that is said here too,
+        # as numpy advises to load it unsafely then.
+        with file.open("rb") as opened:
+            if not zipfile.is_zipfile(opened):
+                raise ConfigError(f"{file} is no npz file; {wanted}")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as arrays:
+                if "x" not in arrays.files:
+                    raise ConfigError(f"{file} has no array x; {wanted}")
+                x, y = arrays["x"], arrays["y"] if "y" in arrays.files else None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}; {wanted}") from error
+    except (EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{file} is a broken npz file, or holds objects; {wanted}") from error
     if x.ndim < 2 or not len(x) or x.dtype.name not in DATATYPES:
         raise ConfigError(
             f"{file}: x is {x.dtype} {list(x.shape)}; inputs are uint8 or float32, (n, *shape)"

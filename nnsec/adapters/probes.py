@@ -39,7 +39,8 @@ class Probes:
     Raises
     ------
     ConfigError
-        On entering, if ``[http] listen`` is no address that can be had.
+        On entering, if ``[http] listen`` is no address that can be had, or the folder cannot be
+        written to.
     """
 
     def __init__(
@@ -81,12 +82,19 @@ class Probes:
             await web.TCPSite(self._runner, host, int(port)).start()
             name, number = self._runner.addresses[0][:2]
             self.address = f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
-            self._announce()
         except (OSError, ValueError, OverflowError) as error:
             await self._runner.cleanup()
             raise ConfigError(
                 f"[http] listen = {self._listen!r} cannot be used: {error}; "
                 "write host:port, with port 0 for any free one"
+            ) from error
+        try:
+            self._announce()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(
+                f"{self._file.absolute()} cannot be written: {error.strerror}; "
+                "run it in a folder where it may write"
             ) from error
         logger.info("%s serves /livez, /readyz and /metrics on %s", self._role, self.address)
         return self

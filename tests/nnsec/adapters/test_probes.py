@@ -86,3 +86,13 @@ async def test_an_address_without_a_host_is_refused(listen: str, tmp_path: Path)
     with pytest.raises(ConfigError, match="names no host"):
         async with Probes(Settings(http=Http(listen=listen)), "view", tuple, folder=tmp_path):
             pass
+
+
+async def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    """It is not the address that is wrong."""
+    (tmp_path / "run").write_text("a file, as root may write to any folder")
+    with pytest.raises(ConfigError, match=r"run/view-.* cannot be written") as refused:
+        async with Probes(Settings(), "view", tuple, folder=tmp_path / "run"):
+            pass
+    assert "listen" not in str(refused.value)
+    assert str(tmp_path) in str(refused.value)
