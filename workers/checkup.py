@@ -23,6 +23,7 @@ from schemas.topics import TOPICS
 from workers import probing, store
 from workers.checkup_logs import automation, dead_letters
 from workers.findings import Finding, Status
+from workers.words import counted
 
 SECONDS = 10.0
 """Time that one check may take."""
@@ -153,7 +154,8 @@ def _versions(found: Registry, model: str, url: str) -> Finding:
     if not versions:
         advice = f"make one with `nnsec checkpoint create --model {model}`"
         return Finding("registry", "warn", f"{url} has no checkpoint of {model}", advice)
-    return Finding("registry", "ok", f"{model}: {len(versions)} versions, newest {versions[-1]}")
+    text = f"{model}: {counted(len(versions), 'version')}, newest {versions[-1]}"
+    return Finding("registry", "ok", text)
 
 
 async def models(settings: Settings) -> Sequence[Finding]:
@@ -208,9 +210,10 @@ async def _group(settings: Settings, role: str, names: Sequence[str]) -> Finding
         )
         return Finding(about, "fail", text, advice)
     lag = sum(one.lag for one in bounds)
+    behind = counted(lag, "record")
     if lag > LAG:
-        return Finding(about, "warn", f"{lag:,} records behind", "start more processes of it")
-    return Finding(about, "ok", f"{lag:,} records behind")
+        return Finding(about, "warn", f"{behind} behind", "start more processes of it")
+    return Finding(about, "ok", f"{behind} behind")
 
 
 async def redis(settings: Settings) -> Sequence[Finding]:

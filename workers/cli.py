@@ -7,6 +7,7 @@ Each command is a module of `workers.commands`, imported here, so modules import
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -46,14 +47,24 @@ app = typer.Typer(
 )  # fmt: skip
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nnsec {metadata.version('nnsec')}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     context: typer.Context,
     config: Annotated[
         str | None, typer.Option(help="Configuration; default NNSEC_CONFIG, then ./nnsec.toml.")
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """A streaming security monitor for neural networks."""
+    del version  # its callback has shown it
     if {"-h", "--help"} & set(sys.argv[1:]):
         return  # help must not need a configuration without faults
     settings = configuration.load(config)

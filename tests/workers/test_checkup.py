@@ -67,7 +67,7 @@ async def test_a_whole_installation_is_well(
         found = await examine(given, tmp_path)
     assert [one for one in found if one.status != "ok"] == []
     assert by(found, "models").text == "digits: version 1 serves, epoch 1"
-    assert by(found, "registry").text == "digits: 1 versions, newest 1"
+    assert by(found, "registry").text == "digits: 1 version, newest 1"
     assert by(found, "group " + given.kafka.prefix + "score").text == "0 records behind"
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from nnsec.adapters.clients import outage
 from nnsec.errors import ConfigError
 from nnsec.settings import Settings
 from schemas.errors import NNSecError
+from streams import roles
 from workers.cli import _fail, app
+from workers.commands import topics
 
 PROGRAM = [sys.executable, "-c", "from workers.cli import main; main()"]
 
@@ -40,7 +45,7 @@ def test_schema_is_printed(tmp_path: Path) -> None:
     assert json.loads(run("schema", "alert", folder=tmp_path).stdout)["title"] == "Alert"
     assert "incident" in run("schema", folder=tmp_path).stdout.split()
     wrong = run("schema", "alarm", folder=tmp_path)
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert "there are" in wrong.stderr
 
 
@@ -139,6 +144,35 @@ def test_topics_are_listed(words: tuple[str, ...], tmp_path: Path) -> None:
     shown = run(*words, folder=tmp_path, NNSEC_KAFKA__PREFIX="x.", COLUMNS="200")
     assert shown.returncode == 0, shown.stderr
     assert "x.inference.inputs" in shown.stdout
+
+
+def test_the_version_is_shown(tmp_path: Path) -> None:
+    """Though the configuration is wrong."""
+    (tmp_path / "nnsec.toml").write_text("[kafka]\nprefx = 'a.'\n")
+    shown = run("--version", folder=tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, f"nnsec {metadata.version('nnsec')}\n")
+
+
+def test_the_roles_are_in_the_help() -> None:
+    """All that there are, since nothing else lists them before a wrong one is named."""
+    (role,) = [one for one in TREE.commands["stream"].params if one.name == "role"]
+    *first, last = roles.ROLES
+    assert role.help.startswith(f"{', '.join(first)} or {last};")
+
+
+def test_a_broker_that_is_away_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client library's own lines, many a second, go through what says it once."""
+    library = logging.getLogger("aiokafka")
+    monkeypatch.setattr(library, "handlers", [])
+    heard: list[Any] = []
+
+    async def declare(*_: Any, **__: Any) -> dict[str, Any]:
+        heard.extend(library.handlers)
+        return {}
+
+    monkeypatch.setattr(topics, "declare", declare)
+    assert CliRunner().invoke(app, ["topics", "--declare"]).exit_code == 0
+    assert heard == [outage]
 
 
 def test_topics_are_declared(settings: Settings, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_samples_arrive_with_their_labels(nnsec: Nnsec, digits: Settings, tmp_pa
         "send", "samples", "new.npz", "--source", "camera", "--batch", "7", settings=digits
     )
     assert done.status == 0, done.error
-    assert "sent 7 rows in 1 records" in done.out
+    assert "sent 7 rows in 1 record in" in done.out
     (record,) = read(digits, "training.samples")
     sample: Sample = decoded(decode_sample, record)
     assert (sample.source, record.key) == ("camera", b"camera")

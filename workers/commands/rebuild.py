@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from nnsec.settings import Settings
+from workers.words import counted
 
 
 def rebuild(
@@ -26,7 +27,7 @@ def rebuild(
     if as_json:
         typer.echo(json.dumps({"records": records}))
     else:
-        Console().print(f"built anew from {records} records", highlight=False)
+        Console().print(f"built anew from {counted(records, 'record')}", highlight=False)
 
 
 async def _rebuild(settings: Settings) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nnsec.errors import ConfigError, SchemaError
 from schemas import events
 
 
@@ -17,4 +18,8 @@ def schema(
     if not event:
         typer.echo("\n".join(sorted(events.EVENTS)))
         return
-    typer.echo(json.dumps(events.json_schema(event), indent=2))
+    try:
+        found = events.json_schema(event)
+    except SchemaError as error:  # here it is the command line that is wrong
+        raise ConfigError(str(error)) from error
+    typer.echo(json.dumps(found, indent=2))

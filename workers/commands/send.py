@@ -26,6 +26,7 @@ from schemas.label import Label
 from schemas.training import encode_sample
 from workers.commands import orders
 from workers.data_file import Batches, fit, read
+from workers.words import counted
 
 MOST_AT_ONCE = 256
 """Records that are sent before their acknowledgements are waited for."""
@@ -209,7 +210,8 @@ def _run(
         typer.echo(json.dumps(said))
     else:
         typer.echo(
-            f"sent {rows} rows in {records} records in {seconds:.1f} s, all acknowledged; "
+            f"sent {counted(rows, 'row')} in {counted(records, 'record')} in {seconds:.1f} s, "
+            f"all acknowledged; "
             f"they are called {ids}-0 to {ids}-…"
         )
 

@@ -17,7 +17,10 @@ from workers.commands.plain import start_log
 def stream(
     context: typer.Context,
     role: Annotated[
-        list[str] | None, typer.Option(help="Run this role; repeat for several; default all.")
+        list[str] | None,
+        typer.Option(
+            help="score, screen, join, evidence or correlate; repeat for several; default all."
+        ),
     ] = None,
 ) -> None:
     """Run the streams until SIGTERM or Ctrl-C: score, screen, join labels, judge, correlate."""

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nnsec.adapters.clients import outage
 from nnsec.adapters.declaration import declare, partitions
 from nnsec.settings import Settings
 from schemas.topics import DAY_MS, TOPICS, Topic
@@ -23,6 +24,7 @@ def topics(
 ) -> None:
     """Show the topics: who writes them, their keys, partitions and how long they are kept."""
     settings: Settings = context.obj
+    outage.listen()
     logs = asyncio.run(declare(settings, now=datetime.now(UTC))) if create else {}
     rows: list[dict[str, Any]] = [
         {
