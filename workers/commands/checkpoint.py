@@ -118,10 +118,7 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify signature, digests and content.
-
-    The exit status is 1 if anything is refused, or if there is nothing to verify.
-    """
+    """Verify signature, digests and content; status 1 if anything is refused, or none is there."""
     settings: Settings = context.obj
     trusted = _public(settings, public)
     registry, wanted = _wanted(settings, path, model, version)
