@@ -260,7 +260,7 @@ def incident(*sources: str, **changes: Any) -> Incident:
 
 
 def dismissed(one: Incident) -> Incident:
-    found = step(one, Dismissed("c", "digits", "key", "a drill", T0), log=UUID(int=1)).incident
+    found = step(one, Dismissed("c", one.model, "key", "a drill", T0), log=UUID(int=1)).incident
     assert found is not None
     return found
 
