@@ -202,14 +202,16 @@ class Lanes:
             await site.report(action, "denied", "what had to be done before it was denied")
             self.wake()
             return None
-        if action.figures.get("approval") == "required":
-            await site.report(action, "awaiting_approval", "the policy wants a person's approval")
-            return None
         check_target(remedy.request(action, Plan("", {})))
         found = await remedy.plan(action)
         if not found.needed:
             await site.report(action, "done", found.what, needed=False)
             self.wake()
+            return None
+        if action.figures.get("approval") == "required":
+            # Only now: who approves must see what would be done, and is not asked for nothing.
+            reason = f"the policy wants a person's approval: {found.what}"
+            await site.report(action, "awaiting_approval", reason, **found.figures)
             return None
         try:
             # Two that are judged at once would not see each other: the guards know what runs.

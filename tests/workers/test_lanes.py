@@ -146,12 +146,24 @@ async def test_with_approval_a_person_decides(tmp_path: Path) -> None:
     await stage.until(lambda: stage.outcomes() == ["proposed", "awaiting_approval"])
     await stage.rest()
     assert stage.said("models") == []
+    reason = stage.actions("rollback")[-1].reason
+    assert reason.startswith("the policy wants a person's approval: ")
     async with stage.crew():
         await stage.order("approve", str(incident().id))
         await stage.until(lambda: stage.outcomes("rollback")[-1] == "done")
     assert stage.outcomes("rollback")[2:] == ["proposed", "running", "done"]
-    approved = stage.actions("rollback")[2]
+    approved, running = stage.actions("rollback")[2:4]
     assert (approved.by, approved.automatic) == (OPERATOR.id, False)
+    assert reason.endswith(running.reason)
+
+
+async def test_nobody_is_asked_to_approve_what_is_not_needed(tmp_path: Path) -> None:
+    """What serves never learned from what was revoked: the rollback is done, and says so."""
+    stage = made(tmp_path, approval="required")
+    stage.shelf.tainted = {}
+    await stage.take(incident())
+    await stage.until(lambda: stage.outcomes() == ["proposed", "done"])
+    assert stage.actions("rollback")[-1].figures["needed"] is False
 
 
 async def test_what_nobody_approves_is_denied(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from nnsec.settings import Settings
 from nnsec.trust import keys
 from workers import shelf
 from workers.commands import cards, orders
-from workers.commands.plain import plain
+from workers.commands.plain import plain, show_tables
 
 if TYPE_CHECKING:  # what builds networks takes seconds to import
     from nnsec.checkpoints import Created
@@ -131,7 +131,7 @@ def verify(
             mark = "[green]verified" if row["verified"] else "[red]refused"
             table.add_row(plain(row["model"]), str(row["version"]), mark, row["digest"][:16],
                           row["key"][:16], plain(row["error"]))  # fmt: skip
-        Console().print(table if rows else "there is no checkpoint to verify")
+        show_tables(table) if rows else typer.echo("there is no checkpoint to verify")
     if not rows or not all(row["verified"] for row in rows):
         raise typer.Exit(REFUSED)
 
@@ -154,7 +154,7 @@ def list_(
     table = Table(*HEADINGS, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*_cells(row))
-    Console().print(table if rows else f"no checkpoint in {settings.registry.url}")
+    show_tables(table) if rows else typer.echo(f"no checkpoint in {settings.registry.url}")
     if revocations is None:
         Console(stderr=True).print(
             "Kafka does not answer, so nobody knows what was revoked", style="yellow"

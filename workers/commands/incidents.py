@@ -18,7 +18,7 @@ from nnsec.settings import Settings
 from schemas.base import format_time, from_millis
 from schemas.command import CommandKind
 from workers.commands import orders
-from workers.commands.plain import plain, printable
+from workers.commands.plain import plain, printable, show_tables
 
 if TYPE_CHECKING:
     from workers.transitions import Entry
@@ -51,14 +51,14 @@ def show_all(
         typer.echo(json.dumps(found))
         return
     table = Table("incident", "state", "severity", "model", "family", "subjects", "last seen")
-    table.columns[0].min_width = 36  # `show` and `dismiss` need all of the id
+    table.columns[0].no_wrap = True  # `show` and `dismiss` need all of the id
     for one in found:
         table.add_row(
             plain(one["id"]), _state(one["state"]), plain(one["severity"]), plain(one["model"]),
             plain(one["family"]), str(len(one["subjects"])),
             _time(one["last_seen"]),
         )  # fmt: skip
-    Console().print(table)
+    show_tables(table)
 
 
 @app.command()
@@ -85,12 +85,13 @@ def show(context: typer.Context, incident: Incident, as_json: orders.Json = Fals
             f"{one['evidence']:.2f}", plain(one["first_seen"]),
         )  # fmt: skip
     actions = Table("action", "subject", "state", "by", "reason", "id")
+    actions.columns[-1].no_wrap = True  # `approve` needs all of it
     for one in found["actions"]:
         actions.add_row(
             plain(one["action"]), _subject(one), plain(one["state"]), plain(one["by"][:12]),
             plain(one["reason"]), plain(one["action_id"]),
         )  # fmt: skip
-    console.print(subjects, actions)
+    show_tables(subjects, actions)
 
 
 @app.command()

@@ -5,7 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
+
+WIDTH = 132
+"""Characters that a line of a table has room for, whatever it is printed on."""
 
 
 def printable(text: str) -> str:
@@ -25,6 +30,14 @@ def plain(text: str, style: str = "") -> Text:
 def plain_lines(text: str, style: str = "") -> Text:
     """As `plain`, with the line breaks kept: for messages of our own that quote others."""
     return Text(_lines(text), style)
+
+
+def show_tables(*tables: Table) -> None:
+    """Print tables whole: ids are copied and lines are searched, so none is cut to a terminal.
+
+    A narrower terminal breaks their lines.
+    """
+    Console(width=max(Console().width, WIDTH)).print(*tables)
 
 
 def start_log() -> None:

@@ -9,13 +9,12 @@ from typing import Annotated
 from urllib.parse import unquote
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from nnsec.settings import Settings
 from schemas.command import CommandKind
 from workers.commands import orders
-from workers.commands.plain import plain
+from workers.commands.plain import plain, show_tables
 
 app = typer.Typer(
     no_args_is_help=True, help="Sources of training samples: list, add, release, drop."
@@ -41,7 +40,8 @@ def show(
     table = Table("source", *COLUMNS)
     for name, fields in rows.items():
         table.add_row(plain(name), *(plain(fields.get(one, "")) for one in COLUMNS))
-    Console().print(table)
+    table.columns[4].no_wrap = True  # an incident's id is copied
+    show_tables(table)
 
 
 @app.command()

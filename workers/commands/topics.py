@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from nnsec.adapters.clients import outage
 from nnsec.adapters.declaration import declare, partitions
 from nnsec.settings import Settings
 from schemas.topics import DAY_MS, TOPICS, Topic
+from workers.commands.plain import show_tables
 
 
 def topics(
@@ -44,7 +44,7 @@ def topics(
     for row in rows:
         cells = [row["topic"], ", ".join(row["writers"]), row["key"], str(row["partitions"])]
         table.add_row(*cells, row["cleanup"], *([row["log"]] if create else []))
-    Console().print(table)
+    show_tables(table)
 
 
 def kept(topic: Topic) -> str:
