@@ -112,6 +112,9 @@ class Control:
         """Everything that keeps this process from being ready."""
         if not self.read:
             return ("topics models and sources are not read to the end yet",)
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()):
+                return (f"models and sources are followed no more: {error!r}",)
         return tuple(filter(None, (self.problem(model) for model in self._swaps)))
 
     def quarantined(self, source: str) -> bool:

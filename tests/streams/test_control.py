@@ -286,3 +286,28 @@ async def reports(tail, until):  # type: ignore[no-untyped-def]
             yield status
             if until(status):
                 return
+
+
+async def test_who_follows_no_more_is_not_ready(
+    settings: Settings, trusting: Settings, loader: Loader
+) -> None:
+    """A worker that hears of no quarantine and no swap must not look well."""
+    together = settings.model_copy(update={"models": trusting.models, "trust": trusting.trust})
+    await kafka.declare(together, now=NOW)
+    control = Control(together, WORKER, loader)  # type: ignore[arg-type]
+    await control.start()
+
+    def stumble(record: Record) -> None:
+        raise RuntimeError(record.topic)
+
+    control.apply = stumble  # type: ignore[method-assign]
+    try:
+        async with kafka.publisher(together) as publish, asyncio.timeout(10):
+            await publish(Out("sources", b"{}"))
+            while "followed no more" not in "".join(control.problems()):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert control.problems() == (
+            "models and sources are followed no more: RuntimeError('sources')",
+        )
+    finally:
+        await control.stop()
