@@ -34,6 +34,10 @@ class Action(Event):
     figures: dict[str, Any] = {}
     version: int = 0
 
+    def is_meant(self, target: str) -> bool:
+        """Whether a command's target names this action or its incident; an ordered one has none."""
+        return target == self.id or (self.incident is not None and target == str(self.incident))
+
     def follows(self, version: int, time: datetime) -> bool:
         """Whether this record counts after the one with that version and time."""
         return self.version > version if self.version else self.time > time

@@ -28,3 +28,8 @@ class Command(Event):
     issued: Time
     expires: Time
     parameters: dict[str, Any] = {}
+
+    @property
+    def action_id(self) -> str:
+        """The action on ``actions`` that shows that it was carried out."""
+        return f"command-{self.id}"

@@ -180,12 +180,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             except Exception as error:
                 # Else aiokafka would go on behind the records that it has not given.
                 fetcher._records.pop(tp, None)  # noqa: SLF001
-                if not found and not part:
-                    if not fetched:
-                        raise  # what the broker said
-                    if tp in self._careful:
-                        raise Unreadable(tp, self._position(tp), error) from error
-                self._careful.add(tp)
+                first = not found and not part  # else it comes again, behind what was read
+                if first and not fetched:
+                    raise  # what the broker said
+                if first and tp in self._careful:
+                    raise Unreadable(tp, self._position(tp), error) from error
+                if fetched:
+                    self._careful.add(tp)
             if part:
                 found[tp] = part
             if not limit:
@@ -193,9 +194,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return found
 
     def _position(self, tp: TP) -> int:
-        subscription: Any = self._ensure_consumer()._subscription  # noqa: SLF001
-        found: int = subscription.subscription.assignment.state_value(tp).position
-        return found
+        """Where a partition is read on; −1 if it is not held, or has no position yet."""
+        subscription: Any = self._ensure_consumer()._subscription.subscription  # noqa: SLF001
+        held = subscription.assignment if subscription is not None else None
+        state = held.state_value(tp) if held is not None else None
+        return int(state.position) if state is not None and state.has_valid_position else -1
 
     async def place(self, epoch: int, offsets: Mapping[Where, int]) -> None:
         """Set positions; all that is fetched from then on belongs to the epoch."""

@@ -163,12 +163,14 @@ class Intake:
         """Wait until something was taken, or for a time (s)."""
         self._emptied.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._emptied.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._emptied.wait()
 
     async def wait_idle(self, seconds: float) -> bool:
         """Wait until nothing is in hand, or for a time (s); tell which."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
         return self.idle
 
     @property
@@ -200,8 +202,10 @@ class Intake:
             self._filled.clear()
             self._waits = True
             try:
+                # `wait_for` would swallow a cancellation that meets the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._filled.wait(), seconds)
+                    async with asyncio.timeout(seconds):
+                        await self._filled.wait()
             finally:
                 self._waits = False
         if not (self.open and self._queue) or serial != self.assignment.serial:

@@ -209,7 +209,8 @@ def letter(record: Record, error: Exception, attempts: int) -> Out:
     """The dead letter of a record: as it was, with what is wrong in headers.
 
     It goes to the topic's name with ``-dead-letters`` behind it. A record of more than 512 KiB is
-    cut to the beginnings of its key and value, without its headers, so that the letter fits.
+    cut to the beginnings of its key and value, without its headers, so that the letter fits a topic
+    of Kafka's default limit.
     """
     said = {
         "error": f"{type(error).__name__}: {error}"[:1024], "attempts": attempts,

@@ -106,7 +106,7 @@ class Consumer(driver.Consumer):
         epoch = self.intake.epoch
         try:
             position, first, end = await self._thread.edges(tp)
-        except (KafkaError, AssertionError) as error:
+        except KafkaError as error:
             outage.away(error)
             return  # the next fetch finds the same
         if position != offset or self.intake.epoch != epoch:

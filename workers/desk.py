@@ -8,7 +8,7 @@ from typing import Any
 
 from nnsec.adapters.records import Record
 from nnsec.errors import RollbackRefused, SchemaError
-from nnsec.guards import EVERYTHING
+from nnsec.guards import EVERYTHING, SWITCHES
 from nnsec.trust import commands, keys
 from nnsec.trust.commands import Opened
 from schemas.action import Action
@@ -19,7 +19,6 @@ from workers.site import Site
 
 ON_SOURCE = frozenset({"quarantine", "release", "drop"})
 ON_MODEL = frozenset({"rollback", "promote"})
-SWITCHES = frozenset({"halt", "resume"})
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ class Desk:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        site.caught_up()
         self._keys = tuple(keys.load_public(p) for p in site.settings.trust.operator_keys)
         self._kinds: Mapping[str, Callable[[Command, str, str], Awaitable[None]]] = {
             "approve": self._decide, "deny": self._decide,
@@ -72,7 +70,7 @@ class Desk:
             commands.open_command(record.value, self._keys, site.now())
         elif known != place:
             raise RollbackRefused(f"command {command.id} ({command.kind}) was used before")
-        elif _name(command) in site.actions:
+        elif command.action_id in site.actions:
             return None
         # Else it was begun in time and cut off: the rest follows, though its time may be over.
         if command.model not in site.settings.models and (
@@ -86,7 +84,7 @@ class Desk:
         found = [
             action
             for action in self._site.actions.values()
-            if action.model == command.model and _meant(action, command.target)
+            if action.model == command.model and action.is_meant(command.target)
         ]
         if not found:
             raise SchemaError(
@@ -133,19 +131,9 @@ class Desk:
         )  # fmt: skip
 
 
-def _meant(action: Action, target: str) -> bool:
-    """Whether a target names an action or its incident; what was ordered has none."""
-    return target == action.id or (action.incident is not None and target == str(action.incident))
-
-
-def _name(command: Command) -> str:
-    """The id of the action that shows that a command was carried out."""
-    return f"command-{command.id}"
-
-
 def _action(command: Command, key_id: str, subject: Subject, site: Site) -> Action:
     return Action(
-        id=_name(command), action=command.kind, model=command.model, incident=None,
+        id=command.action_id, action=command.kind, model=command.model, incident=None,
         subject=subject, outcome="proposed", automatic=False, by=key_id, reason=command.reason,
         time=site.now(),
     )  # fmt: skip

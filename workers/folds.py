@@ -7,6 +7,7 @@ that was killed at any point goes on where it was.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -176,10 +177,10 @@ class Folds:
             if self.clock() >= deadline:
                 return False
             self._news.clear()
-            try:
-                await asyncio.wait_for(self._news.wait(), 0.1)
-            except TimeoutError:
-                continue  # workers go silent without news
+            # Workers go silent without news. `wait_for` would swallow a cancellation that meets it.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await self._news.wait()
         return True
 
 

@@ -83,8 +83,8 @@ class Watch:
 
     def _learn_action(self, action: Action) -> None:
         command, known = self._command, self._known
-        if action.id != f"command-{command.id}":
-            named = command.target in {action.id, str(action.incident)}
+        if action.id != command.action_id:
+            named = action.is_meant(command.target)
             if named and action.by == self._key_id and action.outcome == DECIDES.get(command.kind):
                 self._decided.add(action.id)
         elif known is None or action.follows(known.version, known.time):

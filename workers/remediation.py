@@ -227,6 +227,7 @@ async def _site(
         try:
             async for record in tail.to_end():
                 place.learn(record)
+            place.caught_up()
             following = asyncio.create_task(_follow(tail, place))
             try:
                 yield place, following

@@ -156,3 +156,17 @@ async def test_it_tells_whether_the_next_batch_would_be_full() -> None:
     heavy.admit(frozenset({("t", 0)}))
     heavy.put(0, {A: messages(2, size=1000)})
     assert heavy.plenty(50)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_cancellation_that_meets_records_is_not_lost(turns: int) -> None:
+    """A role that is told to stop just when something comes must stop."""
+    intake = filled(0)
+    taking = asyncio.create_task(intake.take(3, 10.0, 1))
+    await asyncio.sleep(0.01)
+    intake.put(intake.epoch, {A: messages(1)})
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if taking.cancel():
+        await asyncio.gather(taking, return_exceptions=True)
+        assert taking.cancelled()

@@ -17,6 +17,7 @@ from nnsec.incidents import AlertSeen, step
 from nnsec.settings import Settings, parse
 from schemas.alert import Alert
 from streams import integrity, transport
+from streams.fetching import ConsumerThread
 from streams.intake import Intake
 from streams.runtime import Runtime
 from streams.stops import NOTICE_SECONDS, Stop
@@ -192,6 +193,20 @@ async def test_a_stop_that_is_found_while_positions_are_set_anew_does_not_count(
     consumer.app = SimpleNamespace(conf=SimpleNamespace(id="echo"))
     await consumer._stop(place, 50)
     assert str(consumer.stops["labels", 2]) == "offset 50 is past the log, which ends at 20"
+
+
+def test_a_partition_that_is_not_held_has_no_position() -> None:
+    """It may be taken away while somebody asks the broker about it; that is no reason to end."""
+    place = TP("labels", 2)
+    states: list[object] = [None, SimpleNamespace(has_valid_position=False)]
+    subscriptions: list[object] = [None, SimpleNamespace(assignment=None)]
+    for state in states:
+        assignment = SimpleNamespace(state_value=lambda tp, state=state: state)
+        subscriptions.append(SimpleNamespace(assignment=assignment))
+    for subscription in subscriptions:
+        thread = ConsumerThread.__new__(ConsumerThread)
+        thread._consumer = SimpleNamespace(_subscription=SimpleNamespace(subscription=subscription))
+        assert thread._position(place) == -1
 
 
 def test_its_alerts_are_one_episode_and_one_incident(settings: Settings) -> None:

@@ -88,6 +88,7 @@ class Stage:
         self.site = Site(self.settings, self._logs, counts, self.publish, now=lambda: self.now)
         for record in (*self._before, *self.tape):
             self.site.learn(record)
+        self.site.caught_up()
         self.remediation = Remediation(self.site, self.shelf)
         self.remediation.lanes.hold(frozenset({0}))
         self.remediation.lanes.wake()

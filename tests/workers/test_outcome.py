@@ -92,6 +92,12 @@ def test_a_decision_is_done_if_an_action_heard_it(
     assert said(kind, action(OWN, "done"), target=str(OPEN.id))[0] == "refused"
 
 
+def test_none_names_no_action() -> None:
+    """An unset variable of a script decides nothing, though what was ordered has no incident."""
+    decided = action("a-1", "proposed", incident=None)
+    assert said("approve", decided, action(OWN, "done"), target="None")[0] == "refused"
+
+
 def test_a_dismissal_is_done_when_the_incident_is() -> None:
     """The receipt is not enough: the correlator carries it out."""
     over = Record("incidents", 0, 0, 0, b"", dismissed(OPEN).encode())

@@ -15,6 +15,7 @@ from schemas.action import Action
 from schemas.base import from_millis, to_millis
 from schemas.revocation import MAX_POSITIONS, Revocation
 from schemas.source import Source, SourceState
+from schemas.topics import DAY_MS
 from workers import process
 from workers.actions import Impossible, Plan, Remedy, Result
 
@@ -23,7 +24,6 @@ SOURCE_QUARANTINED = b"source_quarantined"
 """The screen's only reason for what it did not look at."""
 HEAR_SECONDS = 60.0
 """Within which every partition must be held by a live worker that has heard the statement."""
-DAY_MS = 24 * 3600 * 1000
 
 Place = tuple[int, int, int]
 """(partition, offset, row) of a sample in ``training.samples``."""

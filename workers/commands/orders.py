@@ -66,7 +66,7 @@ def give(
     )  # fmt: skip
     found = asyncio.run(_ordered(settings, command, trusted(settings, key)))
     if as_json:
-        said = {"command": command.id, "action": f"command-{command.id}"}
+        said = {"command": command.id, "action": command.action_id}
         typer.echo(json.dumps(said | {"outcome": found.state, "reason": found.reason}))
     else:
         Console().print(
