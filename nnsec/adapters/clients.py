@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
 
+from nnsec.adapters import batches
 from nnsec.errors import ConfigError
 from nnsec.settings import Kafka, Settings
 
@@ -22,6 +23,8 @@ RETRY_SECONDS = 0.25
 _REPEAT_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
+
+batches.install()
 
 
 class Client(Protocol):

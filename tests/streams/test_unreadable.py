@@ -1,39 +1,37 @@
-"""What aiokafka cannot read stops its own partition only, behind all that could be read."""
+"""What a producer writes against the rules costs nobody else; a damaged log stops a partition."""
 
 from __future__ import annotations
 
 import asyncio
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
 from nnsec.adapters import kafka
+from nnsec.adapters.batches import OPENED_BYTES, UNREADABLE
 from nnsec.settings import Settings
 from streams.runtime import Runtime
+from tests.nnsec.adapters.test_batches import packed, record
 from tests.streams.echo import TOPIC, WAIT, Echo, echoed, member, numbers, send, until
 
-MARK = b"ZZZZ"
+
+def line(value: bytes, offset: int, *, name: bytes = b"", attributes: int = 0) -> bytes:
+    """One record with key ``k``, and a header of a name if there is one."""
+    headers = b"\x02" + bytes([2 * len(name)]) + name + b"\x02x" if name else b"\x00"
+    return record(b"\x02k" + bytes([2 * len(value)]) + value + headers, offset, attributes)
 
 
-class Odd:
-    """A batch in which the header name `MARK` is no UTF-8; the broker does not look."""
+class Raw:
+    """A batch of any records; the broker looks at little more than its checksum."""
 
-    def __init__(self, values: Sequence[bytes], odd: int) -> None:
-        batch = DefaultRecordBatchBuilder(
-            2, 0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=0,
-            batch_size=99_999,
-        )  # fmt: skip
-        for number, value in enumerate(values):
-            headers = [(MARK.decode(), b"x")] if number == odd else []
-            batch.append(number, None, key=b"k", value=value, headers=headers)
-        raw = bytearray(batch.build())
-        raw[:] = raw.replace(MARK, b"\xff\xfe\xff\xfe")
+    def __init__(self, lines: Sequence[bytes], codec: int = 0) -> None:
+        raw = bytearray(packed(b"".join(lines), len(lines), codec, base=0))
         struct.pack_into(">I", raw, 17, calc_crc32c(bytes(raw[21:])))
-        self._raw, self._count = bytes(raw), len(values)
+        self._raw, self._count = bytes(raw), len(lines)
 
     def close(self) -> None: ...
 
@@ -50,7 +48,7 @@ class Odd:
         return self._raw
 
 
-async def produce(settings: Settings, partition: int, *batches: Odd) -> None:
+async def produce(settings: Settings, partition: int, *batches: Raw) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers)
     await producer.start()
     try:
@@ -64,42 +62,87 @@ async def produce(settings: Settings, partition: int, *batches: Odd) -> None:
 
 
 @pytest.mark.kafka
-async def test_one_stops_and_the_others_lose_nothing(apache: Settings) -> None:
-    """Not even what was fetched of them together with it; readiness says which and why."""
+async def test_odd_records_are_records(apache: Settings) -> None:
+    """A header name that is no UTF-8, attributes, an offset of the producer's own: no stop."""
+    async with member(apache, Echo()):
+        await produce(
+            apache, 2,
+            Raw([line(b"one", 0), line(b"two", 1, name=b"\xff\xfe"), line(b"three", 2)]),
+            Raw([line(b"four", 0, attributes=0x80), line(b"five", 1)]),
+            Raw([line(b"six", 0), line(b"seven", 900), line(b"eight", 2)]),
+        )  # fmt: skip
+        sent = await send(apache, numbers(40))
+        found = set(await echoed(apache, 48))
+    words = {b"one", b"two", b"three", b"four", b"five", b"six", b"eight"}
+    assert words | set(sent) <= found
+    (odd,) = found - words - set(sent)
+    assert b"seven" in odd
+    async with kafka.Positions(apache, "echo", (TOPIC,)) as positions:
+        assert (await positions.read())[TOPIC, 2].committed == 18
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("codec", [1, 4], ids=["gzip", "zstd"])
+async def test_a_bomb_is_one_record(apache: Settings, codec: int) -> None:
+    """A batch that would open to 36 MB, in less than 1 MiB: what is behind it is read."""
+    large = OPENED_BYTES // 8
+    length = bytes([large * 2 >> 7 * n & 127 | (128 if n < 3 else 0) for n in range(4)])
+    lines = [record(b"\x02k" + length + bytes(large) + b"\x00", n) for n in range(9)]
+    async with member(apache, Echo()):
+        await produce(apache, 2, Raw(lines, codec))
+        sent = await send(apache, numbers(40))
+        found = set(await echoed(apache, 41)) - set(sent)
+    assert [len(value) < 4 * 1024 * 1024 for value in found] == [True]
+    ((name, _),) = [
+        r.headers[0] async for r in kafka.read_to_end(apache, (TOPIC,)) if r.value in found
+    ]
+    assert name == UNREADABLE
+
+
+@pytest.mark.kafka
+async def test_damage_stops_its_partition(
+    apache: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Behind all before it; the others lose nothing, readiness says why, and a person goes on."""
+    async with kafka.Positions(apache, "echo", (TOPIC,)) as positions:
+        await positions.commit({(TOPIC, 2): 0})
     stop, agent = asyncio.Event(), Echo()
+    await produce(apache, 2, Raw([line(b"before-1", 0), line(b"before-2", 1)]))
+    await produce(apache, 2, Raw([line(b"damaged", 0), line(b"with it", 1)]))
+    damage(tmp_path_factory.getbasetemp(), kafka.topic_name(apache, TOPIC), b"damaged")
     runtime = Runtime(apache, (), [agent])
     task = asyncio.create_task(runtime.run(stop))
     try:
         await until(lambda: agent.held)
-        await send(apache, numbers(4, "warm"))
-        await produce(apache, 2, Odd([b"before-1", b"before-2", b"odd", b"behind"], odd=2))
         sent = set()
         for number in range(30):
             sent |= set(await send(apache, numbers(4, f"n{number}-")))
         expected = {v for v in sent if not v.endswith(b"2")} | {b"before-1", b"before-2"}
-        expected |= set(numbers(4, "warm"))
         assert set(await echoed(apache, len(expected))) == expected
         await until(runtime.problems)
         (problem,) = runtime.problems()
-        assert "offset 3 cannot be read: UnicodeDecodeError" in problem
+        assert "offset 2 cannot be read: CorruptRecordException" in problem
     finally:
         stop.set()
         await asyncio.wait_for(task, WAIT)
     async with kafka.Positions(apache, "echo", (TOPIC,)) as positions:
         bounds = await positions.read()
-    assert bounds[TOPIC, 2].committed == 3
-    assert {b.lag for (_, number), b in bounds.items() if number != 2} == {0}
-
-
-@pytest.mark.kafka
-async def test_it_goes_on_behind_when_a_person_says_so(apache: Settings) -> None:
-    """Past the whole batch, as the library reads no part of it behind what is odd."""
-    async with kafka.Positions(apache, "echo", (TOPIC,)) as positions:
-        await positions.commit({(TOPIC, 2): 2})
-    await produce(apache, 2, Odd([b"odd", b"behind"], odd=0))
-    sent = await send(apache, numbers(40))
+        assert bounds[TOPIC, 2].committed == 2
+        assert {b.lag for (_, number), b in bounds.items() if number != 2} == {0}
+        await positions.commit({(TOPIC, 2): 4})
     async with member(apache, Echo()):
-        assert set(await echoed(apache, 40)) == set(sent)
+        assert sent <= set(await echoed(apache, len(sent) + 2))
+
+
+def damage(folder: Path, topic: str, word: bytes) -> None:
+    """Change a byte of a log on the broker's disk, as a disk does."""
+    for path in folder.rglob(f"{topic}-2/*.log"):
+        with path.open("r+b") as file:
+            at = file.read().index(word)
+            file.seek(at)
+            file.write(b"D")
+            return
+    raise AssertionError(f"no log of {topic}")
 
 
 @pytest.mark.kafka
