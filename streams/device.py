@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
-from dataclasses import fields
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Counter
 
@@ -26,11 +27,19 @@ from nnsec import errors
 from nnsec.errors import NNSecError, TransientError
 from nnsec.settings import Settings
 from nnsec.suite import Scored
+from streams.device_messages import pack, unpack
 
 TABLES = ("registry", "models", "trust")
-"""What the process needs of the configuration; it holds no secret of Kafka's."""
+"""What the process needs of the configuration."""
 _GRACE = 5.0
 """Seconds in which the process may end by itself."""
+PATIENCE = 30.0
+EACH = 0.5
+"""Seconds in which it must answer, and further ones for each row."""
+LOADING = 900.0
+"""Seconds in which a checkpoint must be loaded, from wherever the registry is."""
+_LOOK = 0.5
+"""Seconds after which whoever waits for an answer looks whether it still comes."""
 
 RESTARTS = Counter("nnsec_device_restarts", "Processes that run models which ended by themselves")
 
@@ -61,6 +70,8 @@ class Device:
         self._process: subprocess.Popen[bytes] | None = None
         self._work = _Line()
         self._orders = _Line()
+        self._proved: set[tuple[str, int, str]] = set()
+        """The checkpoints that this very process has loaded."""
         with contextlib.suppress(TransientError):  # whoever asks later hears of it
             self._start()
 
@@ -79,10 +90,8 @@ class Device:
         """
         kept = {name: sorted(some) for name, some in keep.items()}
         head = {"model": model, "version": version, "digest": digest, "keep": kept}
-        try:
-            self._ask(self._orders, pack(head, {}), "loaded a checkpoint")
-        except ModelFailed as error:
-            raise TransientError(str(error)) from error
+        with self._orders.lock:
+            self._load(self._orders, self._start(), head)
 
     def score(self, model: str, version: int, digest: str, x: NDArray[Any]) -> Scored:
         """Score a batch.
@@ -95,13 +104,27 @@ class Device:
         Raises
         ------
         ModelFailed
-            If the model or a detector raises, or the process ends.
+            If the model or a detector raises, or the process ends or does not answer.
         TransientError
-            If the process cannot be started, or the registry is away.
+            If the process cannot be started, or ends before it has loaded the checkpoint: then no
+            input is to blame. Or if the registry is away.
         """
+        key, what = (model, version, digest), f"scored {len(x)} inputs"
         head = {"model": model, "version": version, "digest": digest}
-        arrays = self._ask(self._work, pack(head, {"x": x}), f"scored {len(x)} inputs")
-        return Scored(**arrays)
+        with self._work.lock:
+            process = self._start()
+            if key not in self._proved:
+                self._load(self._work, process, head)
+                self._proved.add(key)
+            message = pack(head, {"x": x})
+            return Scored(**_asked(self._work, process, message, what, PATIENCE + EACH * len(x)))
+
+    def problems(self) -> tuple[str, ...]:
+        """What keeps inputs from being scored: that an answer takes very long."""
+        waited, limit = self._work.waits()
+        if waited < limit / 2:
+            return ()
+        return (f"the process that runs models has not answered for {waited:.0f} s",)
 
     def close(self) -> None:
         """End the process."""
@@ -114,20 +137,11 @@ class Device:
         """Of the process."""
         return self._process.pid if self._process is not None else None
 
-    def _ask(self, line: _Line, request: bytes, what: str) -> Mapping[str, NDArray[Any]]:
-        with line.lock:
-            process = self._start()
-            try:
-                answer = line.ask(request)
-            except (OSError, EOFError) as error:
-                status = _gone(process)
-                raise ModelFailed(
-                    f"the process that runs models ended with status {status} while it {what}"
-                ) from error
-        head, arrays = unpack(answer)
-        if "error" in head:
-            raise _raised(head["error"], head["message"], ours=head["ours"])
-        return arrays
+    def _load(self, line: _Line, process: subprocess.Popen[bytes], head: Mapping[str, Any]) -> None:
+        try:
+            _asked(line, process, pack(head, {}), "loaded a checkpoint", LOADING)
+        except ModelFailed as error:
+            raise TransientError(str(error)) from error
 
     def _start(self) -> subprocess.Popen[bytes]:
         """See that the process runs, and name it: another may take its place at any time.
@@ -150,7 +164,10 @@ class Device:
             command = [sys.executable, "-m", "streams.device_process", *map(str, numbers)]
             try:
                 # In a group of its own: Ctrl-C is for those who read and write, it ends with them.
-                self._process = subprocess.Popen(command, pass_fds=numbers, process_group=0)
+                self._process = subprocess.Popen(
+                    command, pass_fds=numbers, process_group=0, env=_environment()
+                )
+                self._proved.clear()
                 orders.send_bytes(self._tables)
             except OSError as error:
                 raise TransientError(f"the process that runs models: {error}") from error
@@ -161,9 +178,12 @@ class Device:
             return self._process
 
     def _end(self) -> None:
-        for line in (self._work, self._orders):
-            line.close()
         process, self._process = self._process, None
+        lines = (self._work, self._orders)
+        if process is not None and any(line.waits()[0] for line in lines):
+            process.kill()  # nobody wants the answer any more, and it may never come
+        for line in lines:
+            line.close()
         if process is not None:
             _ended(process)
 
@@ -174,17 +194,60 @@ class _Line:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.connection: Connection | None = None
+        self._asked: tuple[float, float] | None = None
 
-    def ask(self, request: bytes) -> bytes:
-        if self.connection is None:
+    def ask(self, request: bytes, seconds: float) -> bytes:
+        """Wait for the answer for so long; raises OSError or EOFError if none comes any more."""
+        connection = self.connection
+        if connection is None:
             raise EOFError
-        self.connection.send_bytes(request)
-        return self.connection.recv_bytes()
+        self._asked = time.monotonic(), seconds
+        try:
+            connection.send_bytes(request)
+            while not connection.poll(_LOOK):
+                if self.waits()[0] > seconds:
+                    raise TimeoutError
+            return connection.recv_bytes()
+        finally:
+            self._asked = None
+
+    def waits(self) -> tuple[float, float]:
+        """How long an answer has been waited for, and how long it may be (s); 0 if none is."""
+        asked = self._asked
+        return (0.0, math.inf) if asked is None else (time.monotonic() - asked[0], asked[1])
 
     def close(self) -> None:
         if self.connection is not None:
             self.connection.close()
             self.connection = None
+
+
+def _asked(
+    line: _Line, process: subprocess.Popen[bytes], request: bytes, what: str, seconds: float
+) -> Mapping[str, NDArray[Any]]:
+    """Ask, and raise what the answer says; a process that does not answer is ended."""
+    try:
+        answer = line.ask(request, seconds)
+    except TimeoutError as error:
+        process.kill()
+        _gone(process)
+        raise ModelFailed(
+            f"the process that runs models did not answer within {seconds:g} s while it {what}"
+        ) from error
+    except (OSError, EOFError) as error:
+        status = _gone(process)
+        raise ModelFailed(
+            f"the process that runs models ended with status {status} while it {what}"
+        ) from error
+    head, arrays = unpack(answer)
+    if "error" in head:
+        raise _raised(head["error"], head["message"], ours=head["ours"])
+    return arrays
+
+
+def _environment() -> dict[str, str]:
+    """Without what is of nnsec's own: the process runs a model's code, and needs no secret."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("NNSEC_")}
 
 
 def _gone(process: subprocess.Popen[bytes]) -> int:
@@ -210,31 +273,3 @@ def _raised(name: str, message: str, *, ours: bool) -> NNSecError:
         return ModelFailed(f"{name}: {message}")
     found: NNSecError = kind(message)
     return found
-
-
-# --- what goes over: a line of JSON, and the arrays that it names, one after the other ---
-
-
-def pack(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Write a message."""
-    packed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    shapes = {name: (array.dtype.str, array.shape) for name, array in packed.items()}
-    line = json.dumps({**head, "arrays": shapes}).encode()
-    return b"\n".join([line, b"".join(array.tobytes() for array in packed.values())])
-
-
-def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read a message; the arrays share its memory and cannot be written to."""
-    end = message.index(b"\n")
-    head = json.loads(message[:end])
-    arrays, place = {}, end + 1
-    for name, (dtype, shape) in head.pop("arrays").items():
-        count = int(np.prod(shape, dtype=np.int64))
-        arrays[name] = np.frombuffer(message, dtype, count, place).reshape(shape)
-        place += arrays[name].nbytes
-    return head, arrays
-
-
-def figures(scored: Scored) -> dict[str, NDArray[Any]]:
-    """The arrays of a batch's figures, by name."""
-    return {field.name: getattr(scored, field.name) for field in fields(scored)}

@@ -66,6 +66,8 @@ class Runtime:
         found = [problem for role in self._roles for problem in role.problems()]
         if self._control is not None:
             found.extend(self._control.problems())
+        if self._device is not None:
+            found.extend(self._device.problems())
         if outage.since is not None:
             found.append("Kafka does not answer")
         return tuple(found)

@@ -206,6 +206,23 @@ async def test_a_swap_is_reported_between_two_batches(
     assert control.status(NOW).sources_version == 1
 
 
+async def test_the_slowest_role_is_reported(control: Control, key: keys.PrivateKey) -> None:
+    """Else a source's last samples are accepted after those before them were revoked."""
+    control.apply(say(key, "activate", 1, 4))
+    await control.load_wanted()
+    for role in ("score", "screen"):
+        control.settle(role)
+    control.apply(source("s", "quarantined", 1))
+    control.apply(say(key, "activate", 2, 5))
+    await control.load_wanted()
+    control.settle("score")
+    assert control.status(NOW).sources_version == 0
+    assert (1, "active") in states(control)
+    control.settle("screen")
+    assert control.status(NOW).sources_version == 1
+    assert states(control) == [(2, "active")]
+
+
 async def test_sources_fold_by_version(control: Control) -> None:
     """The newest statement of each source holds; an older one that comes late changes nothing."""
     control.apply(source("a", "quarantined", 1))

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ import pytest
 from nnsec.errors import ConfigError, DigestMismatch, TransientError
 from nnsec.settings import Settings, parse
 from nnsec.suite import Scored
+from streams import device_process
 from streams.checkpoints import Checkpoints
-from streams.device import RESTARTS, Device, ModelFailed, _raised, pack, unpack
+from streams.device import RESTARTS, Device, ModelFailed, _raised
+from streams.device_messages import pack, unpack
 from tests.conftest import MadeCheckpoint
 
 
@@ -120,6 +123,134 @@ def test_one_that_cannot_start_is_waited_for_and_blames_no_input(
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(TransientError, match="nowhere"):
         Device(configured).score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+
+
+def test_one_that_ends_at_once_blames_no_input(
+    configured: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Caught, for example: no memory for a new process, and every good input a dead letter."""
+    device = Device(configured)
+    try:
+        device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+        assert device.pid is not None
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", "/bin/false")
+            os.kill(device.pid, signal.SIGKILL)
+            with pytest.raises(ModelFailed):  # it died with the input, so that may be to blame
+                device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+            for _ in range(3):
+                with pytest.raises(TransientError, match="while it loaded a checkpoint"):
+                    device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+        assert len(device.score("digits", 1, checkpoint.digest, checkpoint.x[:1]).score) == 1
+    finally:
+        device.close()
+
+
+def test_one_that_dies_while_it_loads_is_waited_for(
+    configured: Settings, checkpoint: MadeCheckpoint
+) -> None:
+    """Else the worker would refuse the checkpoint for good."""
+    device = Device(configured)
+    assert device.pid is not None
+    os.kill(device.pid, signal.SIGSTOP)
+    end = threading.Timer(0.3, os.kill, (device.pid, signal.SIGKILL))
+    end.start()
+    try:
+        with pytest.raises(TransientError, match="status -9 while it loaded a checkpoint"):
+            device.load("digits", 1, checkpoint.digest, {})
+    finally:
+        end.join()
+        device.close()
+
+
+def test_one_that_does_not_answer_is_ended(
+    configured: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its inputs are to blame, as far as one can tell; meanwhile it is said that it is silent."""
+    monkeypatch.setattr("streams.device.PATIENCE", 1.5)
+    device = Device(configured)
+    try:
+        device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+        old = device.pid
+        assert old is not None
+        assert device.problems() == ()
+        os.kill(old, signal.SIGSTOP)
+        said: list[tuple[str, ...]] = []
+        look = threading.Timer(1.3, lambda: said.append(device.problems()))
+        look.start()
+        with pytest.raises(ModelFailed, match=r"did not answer within 2 s while it scored 1 inp"):
+            device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+        look.join()
+        assert said == [("the process that runs models has not answered for 1 s",)]
+        assert not Path(f"/proc/{old}").exists()
+        assert device.problems() == ()
+        assert len(device.score("digits", 1, checkpoint.digest, checkpoint.x[:1]).score) == 1
+    finally:
+        device.close()
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_one_whose_golden_inputs_fail_too_makes_room(
+    monkeypatch: pytest.MonkeyPatch, sound: bool
+) -> None:
+    """As after an error that a GPU does not recover from; the inputs are asked again elsewhere."""
+    monkeypatch.setattr(device_process, "_sick", threading.Event())
+
+    class Model:
+        suite = property(lambda self: self)
+
+        def get(self, *_: object) -> Model:
+            return self
+
+        def score(self, x: np.ndarray[Any, Any]) -> Scored:
+            raise ValueError(f"{len(x)} inputs")
+
+        def check_golden(self) -> None:
+            if not sound:
+                raise RuntimeError("CUDA error")
+
+    head = {"model": "m", "version": 1, "digest": "d"}
+    request = pack(head, {"x": np.zeros((3, 2))})
+    answer = device_process._answer(device_process._score, lambda: Model(), request)
+    assert unpack(answer)[0]["message"] == "3 inputs"
+    assert device_process._sick.is_set() is not sound
+
+
+def test_closing_does_not_wait_for_an_answer(
+    configured: Settings, checkpoint: MadeCheckpoint
+) -> None:
+    """Else a model that hangs keeps the worker from ending."""
+    device = Device(configured)
+    checkpoints = Checkpoints(configured, device)
+    device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+    assert device.pid is not None
+    os.kill(device.pid, signal.SIGSTOP)
+    work = checkpoints.executor.submit(
+        checkpoints.score, "digits", 1, checkpoint.digest, checkpoint.x[:1]
+    )
+    while not device._work.waits()[0]:
+        time.sleep(0.01)
+    began = time.monotonic()
+    checkpoints.close()
+    device.close()
+    with pytest.raises(ModelFailed, match="status -9"):
+        work.result(timeout=10)
+    assert time.monotonic() - began < 10
+
+
+def test_it_inherits_nothing_of_nnsec(
+    configured: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passwords can be in the environment, and it runs a model's code."""
+    monkeypatch.setenv("NNSEC_SASL_PASSWORD", "hunter2")
+    device = Device(configured)
+    try:
+        device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+        environment = Path(f"/proc/{device.pid}/environ").read_bytes()
+    finally:
+        device.close()
+    assert b"PATH=" in environment
+    assert b"NNSEC_" not in environment
 
 
 def test_what_it_cannot_use_is_answered(
