@@ -48,9 +48,11 @@ class Outcome:
         Only those rows.
     reasons:
         For each row the names of the screens that found it suspicious; an accepted row may have
-        some that are only told.
+        some that are only told. All rows of a quarantined source have ``source_quarantined``, alone
+        where the row would have been accepted, else beside the others.
     figures:
-        For each row the figure of each of its reasons; empty if they were left out for size.
+        For each row the figure of each of its reasons, 0 for ``source_quarantined``; empty if
+        there is no other, or if they were left out for size.
     version:
         The checkpoint that screened them.
     time:

@@ -1,9 +1,11 @@
 """The screen: every training sample is accepted or quarantined, with the reasons and figures.
 
 A sample is judged by itself and beside the last ones of its source, in log order, so that batches
-cut differently lead to the same. A snapshot of the windows and the offset it holds for are written
-to ``state``, the first one before the first commit, and reading begins again from there. What lies
-below the committed offset has its outcome: it only advances the windows then.
+cut differently lead to the same. What a quarantined source sends is screened as anyone's and then
+held, so that a release can pass over what would have been held anyway. A snapshot of the windows
+and the offset it holds for are written to ``state``, the first one before the first commit, and
+reading begins again from there. What lies below the committed offset has its outcome: it only
+advances the windows then.
 """
 
 from __future__ import annotations
@@ -142,13 +144,11 @@ class ScreenAgent:
         models = {one.sample.model for one in found if isinstance(one, Item)}
         serving = {model: self._serving(model) for model in models}
         entries = [self._admitted(one, serving) for one in found]
-        suspects = [
-            one for one in entries if isinstance(one, Item) and not self._shut(one.sample.source)
-        ]
-        screened = await self._screen(suspects, serving)
+        items = [one for one in entries if isinstance(one, Item)]
+        screened = await self._screen(items, serving)
         base = self._memory.base(records)
         states = {number: state.branch() for number, state in base.items()}
-        rated = await asyncio.to_thread(_rate, suspects, screened, states)
+        rated = await asyncio.to_thread(_rate, items, screened, states)
         for record in records:
             states[record.partition].offset = record.offset + 1
         fresh = [
@@ -199,7 +199,7 @@ class ScreenAgent:
             check_labels(sample.labels, serves.suite.network.classes, field=sample.label_field)
         except SchemaError as error:
             return self._dead(found.record, error)
-        return replace(found, version=serves.version)
+        return replace(found, version=serves.version, shut=self._shut(sample.source))
 
     def _shut(self, source: str) -> bool:
         return source != ANONYMOUS and self._context.control.quarantined(source)
@@ -226,7 +226,7 @@ class ScreenAgent:
             if isinstance(entry, Out):
                 outs.append(entry)
             elif entry is not None:
-                item = replace(entry, rated=rated.get(id(entry)))
+                item = replace(entry, rated=rated[id(entry)])
                 outs += outcomes(item, log=self._log, limit=self._limit)
                 groups.setdefault(item.sample.model, []).append(item)
         for model, items in groups.items():

@@ -41,19 +41,53 @@ class Item:
     ----------
     version:
         The checkpoint that screened it.
+    shut:
+        Whether its source is under quarantine: then all of it is held.
     rated:
-        None if its source is under quarantine, and it was not looked at.
+        None until it is screened.
     """
 
     record: Record
     sample: Sample
     version: int = 0
+    shut: bool = False
     rated: Rated | None = None
+
+    @property
+    def quarantined(self) -> NDArray[np.bool_]:
+        """(N,) which of its samples are held."""
+        if self.shut or self.rated is None:
+            return np.ones(len(self.sample), bool)
+        return self.rated.quarantined
 
     @property
     def held(self) -> int:
         """How many of its samples are quarantined."""
-        return len(self.sample) if self.rated is None else int(self.rated.quarantined.sum())
+        return int(self.quarantined.sum())
+
+    def reasons(self, row: int) -> tuple[str, ...]:
+        """Why a sample is held, or what is told of it.
+
+        One of a quarantined source that would be accepted else has that reason alone, without
+        what is only told: by this a release knows it.
+        """
+        rated = self.rated
+        named = () if rated is None or self._spared(row) else rated.named(row)
+        return (*named, SOURCE_QUARANTINED) if self.shut else named
+
+    def figures(self, row: int) -> dict[str, Figure]:
+        """Of each of these reasons but the source's, which has none."""
+        rated = self.rated
+        if rated is None or self._spared(row):
+            return {}
+        return {
+            name: Figure(float(rated.figures[row, bit]), float(rated.thresholds[row, bit]))
+            for bit, name in enumerate(rated.names)
+            if rated.reasons[row] >> bit & 1
+        }
+
+    def _spared(self, row: int) -> bool:
+        return self.shut and self.rated is not None and not self.rated.quarantined[row]
 
 
 def check_fits(sample: Sample, limit: int) -> None:
@@ -83,8 +117,7 @@ def outcomes(item: Item, *, log: UUID, limit: int) -> Iterator[Out]:
     limit:
         Most bytes of a record; figures are left out where they do not fit.
     """
-    rated = item.rated
-    held = np.ones(len(item.sample), bool) if rated is None else rated.quarantined
+    held = item.quarantined
     both: tuple[tuple[Verdict, NDArray[np.bool_]], ...] = (
         ("accepted", ~held), ("quarantined", held),
     )  # fmt: skip
@@ -94,16 +127,14 @@ def outcomes(item: Item, *, log: UUID, limit: int) -> Iterator[Out]:
 
 
 def _outcome(item: Item, verdict: Verdict, rows: Sequence[int], log: UUID, limit: int) -> Out:
-    record, rated = item.record, item.rated
-    if rated is None:
-        reasons: tuple[tuple[str, ...], ...] = ((SOURCE_QUARANTINED,),) * len(rows)
-    else:
-        reasons = tuple(rated.named(row) for row in rows)
+    record = item.record
+    figures = tuple(item.figures(row) for row in rows)
     outcome = Outcome(
         log=log, partition=record.partition, offset=record.offset, rows=tuple(rows),
-        sample=item.sample.take(rows), verdict=verdict, reasons=reasons,
+        sample=item.sample.take(rows), verdict=verdict,
+        reasons=tuple(item.reasons(row) for row in rows),
         version=str(item.version), time=from_millis(record.timestamp),
-        figures=() if rated is None else tuple(_figures(rated, row) for row in rows),
+        figures=figures if any(figures) else (),
     )  # fmt: skip
     value, headers = encode_outcome(outcome)
     if len(value) + sum(len(name) + len(text) for name, text in headers) > limit:
@@ -111,23 +142,15 @@ def _outcome(item: Item, verdict: Verdict, rows: Sequence[int], log: UUID, limit
     return Out(TOPICS[verdict], value, item.sample.source.encode(), headers)
 
 
-def _figures(rated: Rated, row: int) -> dict[str, Figure]:
-    return {
-        name: Figure(float(rated.figures[row, bit]), float(rated.thresholds[row, bit]))
-        for bit, name in enumerate(rated.names)
-        if rated.reasons[row] >> bit & 1
-    }
-
-
 def summaries(items: Sequence[Item], *, log: UUID) -> Iterator[Out]:
-    """What the owner of the model is told of the samples that were screened.
+    """What the owner of the model is told of samples: nothing of quarantined sources.
 
     Parameters
     ----------
     items:
         Of one model and one checkpoint, in log order.
     """
-    seen = [(item, item.rated) for item in items if item.rated is not None]
+    seen = [(item, item.rated) for item in items if item.rated is not None and not item.shut]
     if not seen:
         return
     numbers: dict[str, int] = {}

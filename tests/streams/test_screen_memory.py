@@ -13,6 +13,7 @@ from nnsec.trust import keys
 from nnsec.trust.statements import sign_statement
 from schemas.model_statement import ModelStatement
 from schemas.source import Source
+from schemas.summary import Summary
 from streams import screen_memory, screen_state
 from streams.agent import Context
 from streams.control import Control
@@ -104,7 +105,40 @@ async def test_a_quarantine_changes_no_outcome_that_is_committed(
     reasons = {place: rows[place].reasons for place in rows if rows[place].sample.source == "s3"}
     late = {(one.partition, one.offset) for one in traffic[60:]}
     for place, said in reasons.items():
-        assert (("source_quarantined",) in said) == (place[:2] in late)
+        assert ("source_quarantined" in said[0]) == (place[:2] in late)
+
+
+async def test_what_a_quarantined_source_sends_is_screened_as_anyones(
+    context: Context, own: Context, traffic: list[Record]
+) -> None:
+    """It is held for its source alone only where it would have been accepted; windows are equal."""
+    trusting, agent = Topic().agent(context), Topic().agent(own)
+    for source in ("s2", "s3"):
+        shut(own, source)
+    outs = await agent.process(traffic)
+    expected, rows = found(await trusting.process(traffic)), found(outs)
+    assert rows.keys() == expected.keys()
+    alone = {"s2": 0, "s3": 0}
+    for place, outcome in rows.items():
+        free, source = expected[place], outcome.sample.source
+        said = outcome.reasons[outcome.rows.index(place[2])]
+        own_reasons = free.reasons[free.rows.index(place[2])]
+        if source not in alone:
+            assert (outcome.verdict, said) == (free.verdict, own_reasons)
+            continue
+        accepted = free.verdict == "accepted"
+        assert outcome.verdict == "quarantined"
+        assert set(said) == {"source_quarantined", *(() if accepted else own_reasons)}
+        alone[source] += accepted
+        if outcome.figures and not accepted:
+            figures = outcome.figures[outcome.rows.index(place[2])]
+            assert all(figures[name].value > figures[name].threshold for name in own_reasons)
+    of = {name: sum(one.sample.source == name for one in rows.values()) for name in alone}
+    assert alone["s2"] >= 0.88 * of["s2"]
+    assert alone["s3"] < 0.1 * of["s3"]
+    told = {s for out in by_topic(outs, "summaries") for s in Summary.decode(out.value).subjects}
+    assert told == {"s0", "s1"}
+    assert dumped(agent) == dumped(trusting)
 
 
 async def test_a_rebalance_alone_has_nothing_screened_again(

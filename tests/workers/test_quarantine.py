@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pytest
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
 from nnsec.settings import Settings
 from schemas.base import to_millis
+from schemas.outcome import Figure, Outcome, decode_outcome, encode_outcome
 from schemas.source import Source
 from schemas.summary import Summary
+from schemas.training import Sample
 from tests.workers.stage import T0, Stage, alert, configured, incident
 from workers.actions import quarantine
 
+HELD = "source_quarantined"
 POLICY = {"poisoning": {"severity": "high", "actions": ["quarantine"], "approval": "none"}}
 
 
@@ -334,6 +338,34 @@ async def test_a_release_passes_over_what_a_screen_held_by_itself(stage: Stage) 
         await stage.until(lambda: stage.outcomes("release")[-1:] == ["done"])
     accepted = [r for r in stage.tape if r.topic == "training.accepted"]
     assert [dict(r.headers)["nnsec-offset"] for r in accepted] == [b"9"]
+
+
+async def test_a_release_accepts_the_good_rows_of_a_record(stage: Stage) -> None:
+    """A row in which a screen found something keeps no other of its record back."""
+    assert stage._pen is not None
+    x = np.arange(4 * 64, dtype=np.uint8).reshape(4, 1, 8, 8) % 17
+    outcome = Outcome(
+        log=stage.site.logs["training.samples"], partition=1, offset=8, rows=(0, 2, 3, 5),
+        sample=Sample("digits", "r8", "s1", x, np.arange(4), "binary"), verdict="quarantined",
+        reasons=((HELD,), ("outlier", HELD), ("trigger", HELD), (HELD,)), version="1", time=T0,
+        figures=({}, {"outlier": Figure(3, 2)}, {"trigger": Figure(9, 8)}, {}),
+    )  # fmt: skip
+    value, headers = encode_outcome(outcome)
+    await stage._pen(Out("training.quarantine", value, b"s1", headers))
+    await sample(stage, "quarantine", 9, "0", nnsec_reasons=f"outlier,{HELD}")  # no outcome at all
+    async with stage.crew():
+        await stage.order("quarantine", "s1")
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "done")
+        for name in ("once", "again"):
+            await stage.order("release", "s1", id=name)
+            await stage.until(lambda: stage.outcomes("release")[-1] == "done")
+    (released,) = (r for r in stage.tape if r.topic == "training.accepted")
+    found = decode_outcome(released.value, released.headers)
+    assert (found.verdict, found.rows, found.reasons) == ("accepted", (0, 5), ((), ()))
+    assert released.key == b"s1"
+    assert (found.log, found.partition, found.offset) == (outcome.log, 1, 8)
+    assert np.array_equal(found.sample.x, x[[0, 3]])
+    assert found.sample.labels.tolist() == [0, 3]
 
 
 async def test_a_release_that_failed_is_gone_on_with_when_it_is_approved(

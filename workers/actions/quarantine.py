@@ -6,13 +6,16 @@ heard it, so that nothing more of the source is accepted; then revoke what was a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import ClassVar
 from uuid import UUID, uuid5
 
 from nnsec.adapters.records import Out, Record
+from nnsec.errors import SchemaError
 from schemas.action import Action
 from schemas.base import from_millis, to_millis
+from schemas.outcome import decode_outcome, encode_outcome
 from schemas.revocation import MAX_POSITIONS, Revocation
 from schemas.source import Source, SourceState
 from schemas.topics import DAY_MS
@@ -20,8 +23,8 @@ from workers import process
 from workers.actions import Impossible, Plan, Remedy, Result
 
 SAMPLES = "training.samples"
-SOURCE_QUARANTINED = b"source_quarantined"
-"""The screen's only reason for what it did not look at."""
+SOURCE_QUARANTINED = "source_quarantined"
+"""A reason for all that a quarantined source sends; the only one where the screens found none."""
 HEAR_SECONDS = 60.0
 """Within which every partition must be held by a live worker that has heard the statement."""
 
@@ -158,7 +161,7 @@ class Release(_OfSource):
         return Plan(f"release {action.subject.id}", {"stood": stands.version})
 
     async def apply(self, action: Action) -> Result:
-        """Say it, withdraw, and accept what was held back for the source alone, each once.
+        """Say it, withdraw, and accept what was held back for the source alone, each row once.
 
         What a screen found suspicious by itself stays in quarantine, as of any source.
         """
@@ -184,20 +187,21 @@ class Release(_OfSource):
                       {"released": released})  # fmt: skip
 
     async def _accept(self, action: Action) -> int:
-        source = action.subject.id
-        known = {_identity(r) for r in await self._records("training.accepted", source, 0)}
-        held = await self._records("training.quarantine", source, 0)
-        # A record that was screened twice, around the quarantine: what was found in it counts.
-        found = {_identity(r)[:3] for r in held if not _for_source(r)}
-        fresh = {
-            _identity(r): r for r in held
-            if _for_source(r) and _identity(r) not in known and _identity(r)[:3] not in found
-        }  # fmt: skip
-        for record in fresh.values():
-            self._stands(action, "trusted")
-            kept = tuple((k, v) for k, v in record.headers if k.lower() != "nnsec-reasons")
-            await self.site.publish(Out("training.accepted", record.value, record.key, kept))
-        return len(fresh)
+        source, log = action.subject.id, self.site.logs[SAMPLES]
+        done = set(positions(await self._records("training.accepted", source, 0), log))
+        records = await self._records("training.quarantine", source, 0)
+        held = [(record, _for_source(record, log)) for record in records]
+        for record, spared in held:
+            # One that was screened twice, around the quarantine: what was found in it counts.
+            done.update(set(positions([record], log)) - spared)
+        released = 0
+        for record, spared in held:
+            if left := spared - done:
+                self._stands(action, "trusted")
+                await self.site.publish(_accepted(record, {row for _, _, row in left}))
+                done |= left
+                released += 1
+        return released
 
 
 class Drop(_OfSource):
@@ -245,13 +249,41 @@ def standing(revocations: Iterable[Revocation], log: UUID) -> frozenset[Place]:
     return frozenset(found)
 
 
-def _for_source(record: Record) -> bool:
-    """Whether a record was quarantined because of its source, without a look at the samples."""
-    found = {name.lower(): value for name, value in record.headers}
-    return found.get("nnsec-reasons") == SOURCE_QUARANTINED
+def _for_source(record: Record, log: UUID) -> set[Place]:
+    """The rows that are held because of their source, and in which the screens found nothing."""
+    places = set(positions([record], log))
+    reasons = _reasons(record)
+    if SOURCE_QUARANTINED not in reasons:
+        return set()
+    if len(reasons) == 1:
+        return places
+    try:
+        outcome = decode_outcome(record.value, record.headers)
+    except SchemaError:
+        return set()  # not written by the screen
+    rows = zip(outcome.rows, outcome.reasons, strict=True)
+    spared = {row for row, found in rows if found == (SOURCE_QUARANTINED,)}
+    return {place for place in places if place[2] in spared}
 
 
-def _identity(record: Record) -> tuple[bytes | None, ...]:
-    found = {k.lower(): v for k, v in record.headers}
-    names = ("nnsec-log", "nnsec-partition", "nnsec-offset", "nnsec-rows")
-    return tuple(found.get(name) for name in names)
+def _accepted(record: Record, rows: Collection[int]) -> Out:
+    """Write what is released of a held record; one that is released whole stays as it is."""
+    found = {name.lower(): value or b"" for name, value in record.headers}
+    if len(_reasons(record)) == 1 and len(rows) == len(found["nnsec-rows"].split(b",")):
+        kept = tuple((k, v) for k, v in record.headers if k.lower() != "nnsec-reasons")
+        return Out("training.accepted", record.value, record.key, kept)
+    outcome = decode_outcome(record.value, record.headers)
+    kept_rows = [index for index, row in enumerate(outcome.rows) if row in rows]
+    value, headers = encode_outcome(
+        replace(
+            outcome, rows=tuple(outcome.rows[index] for index in kept_rows),
+            sample=outcome.sample.take(kept_rows), verdict="accepted",
+            reasons=((),) * len(kept_rows), figures=(),
+        )
+    )  # fmt: skip
+    return Out("training.accepted", value, record.key, headers)
+
+
+def _reasons(record: Record) -> list[str]:
+    found = {name.lower(): value or b"" for name, value in record.headers}
+    return found.get("nnsec-reasons", b"").decode("ascii", "replace").split(",")

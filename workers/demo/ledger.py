@@ -27,7 +27,7 @@ TOPICS = (
     "alerts", "incidents", "sources", "models",
 )  # fmt: skip
 BY_VERDICT = "source_quarantined"
-"""The reason of samples that are held back for their source, not for themselves."""
+"""A reason of all samples that are held back for their source, beside those of their own."""
 
 Place = tuple[str, int, int]
 """(topic, partition, offset) of a record that was sent; the demo sends one row a record."""

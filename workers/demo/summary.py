@@ -122,7 +122,7 @@ def _evasion(ledger: Ledger, predict: Predict) -> Summary:
 
 def _poisoning(ledger: Ledger) -> Summary:
     poison = [p for p, s in ledger.samples.items() if s.kind in {"quiet", "loud"}]
-    # What comes after the verdict on its source is not judged by itself any more.
+    # What comes after the verdict on its source is held, whatever is found in it.
     loud = [
         place
         for place, sample in ledger.samples.items()
