@@ -20,7 +20,7 @@ from nnsec.errors import DigestMismatch
 from nnsec.poisoning import SourceWindow
 
 SOURCES = 256
-"""Windows in a partition; when there are more, the least recently used one goes."""
+"""Windows in a partition; when there are more, the one goes that is worth least."""
 PART_BYTES = 900_000
 """Bytes of a snapshot in one record, under what every broker takes."""
 
@@ -30,6 +30,14 @@ Key = tuple[str, str]
 
 class Windows:
     """The windows of the sources of one partition, as of an offset.
+
+    A window that goes is the one with the least `SourceWindow.worth` over the age when it was last
+    opened, of equals the least recently used; the age is then what that was. So a window of n
+    samples outlasts n rounds of new names, each as many as there is room for, and is no longer kept
+    for ever when its source has gone.
+
+    Source: the greedy-dual rule, Young, "The k-server dual and loose competitiveness for paging"
+    (1994).
 
     Parameters
     ----------
@@ -43,6 +51,8 @@ class Windows:
         self.offset = offset
         self.capacity = capacity
         self._held: OrderedDict[Key, SourceWindow] = OrderedDict()
+        self._age = 0
+        self._opened: dict[Key, int] = {}
         self._own: set[Key] = set()
 
     def __len__(self) -> int:
@@ -54,7 +64,8 @@ class Windows:
     def branch(self) -> Windows:
         """Make a state that changes by itself; windows are copied when they are first opened."""
         twin = Windows(self.offset, self.capacity)
-        twin._held = self._held.copy()
+        twin._held, twin._opened = self._held.copy(), self._opened.copy()
+        twin._age = self._age
         return twin
 
     def open(self, key: Key, places: int) -> SourceWindow:
@@ -66,22 +77,29 @@ class Windows:
             Codes per sample; a window of inputs of another shape begins anew.
         """
         window = self._held.get(key)
+        while window is None and len(self._held) >= self.capacity:
+            self._evict()
         if window is None or window.places != places:
             window = SourceWindow(places)
         elif key not in self._own:
             window = window.copy()
         self._held[key] = window
         self._held.move_to_end(key)
+        self._opened[key] = self._age
         self._own.add(key)
-        while len(self._held) > self.capacity:
-            gone, _ = self._held.popitem(last=False)
-            self._own.discard(gone)
         return window
+
+    def _evict(self) -> None:
+        due = {key: self._opened[key] + window.worth for key, window in self._held.items()}
+        gone = min(due, key=due.__getitem__)
+        self._age = due[gone]
+        del self._held[gone], self._opened[gone]
+        self._own.discard(gone)
 
     def dump(self) -> bytes:
         """All windows, least recently used first, behind a line that lists them."""
         written = [(key, window.snapshot()) for key, window in self._held.items()]
-        listed = [[*key, len(raw)] for key, raw in written]
+        listed = [[*key, len(raw), self._opened[key] - self._age] for key, raw in written]
         return json.dumps(listed).encode() + b"\n" + b"".join(raw for _, raw in written)
 
     @classmethod
@@ -96,9 +114,10 @@ class Windows:
         line, _, body = dumped.partition(b"\n")
         state, start = cls(offset, capacity), 0
         try:
-            for model, source, size in json.loads(line):
-                window = SourceWindow.restore(body[start : start + size])
-                state._held[str(model), str(source)] = window
+            for model, source, size, *since in json.loads(line):
+                key = str(model), str(source)
+                state._held[key] = SourceWindow.restore(body[start : start + size])
+                state._opened[key] = int(since[0]) if since else 0  # older versions told no age
                 start += size
         except (ValueError, TypeError) as error:
             raise DigestMismatch(f"no list of windows: {error}") from error

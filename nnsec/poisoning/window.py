@@ -76,6 +76,11 @@ class SourceWindow:
         """Memory in use."""
         return int(self._buffer.nbytes + self.patterns.nbytes)
 
+    @property
+    def worth(self) -> int:
+        """What is lost with it: one for each sample looked back on, and 128 for known triggers."""
+        return len(self) + ROWS * bool(len(self.patterns))
+
     def push(self, **fields: Any) -> None:
         """Take in the next sample; the fields are those of `row_dtype`."""
         if self._end == len(self._buffer):

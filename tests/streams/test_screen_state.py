@@ -196,7 +196,7 @@ async def test_a_snapshot_of_another_log_is_passed_over(
     assert await heir.assigned(frozenset()) == {}
 
 
-def test_the_least_recently_used_source_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_equal_sources_the_least_recently_used_goes() -> None:
     """A bounded number is kept, the same however batches are cut; snapshots keep the order."""
     state = screen_state.Windows(0, capacity=2)
     for name in ("a", "b", "a", "c"):
@@ -206,6 +206,51 @@ def test_the_least_recently_used_source_goes(monkeypatch: pytest.MonkeyPatch) ->
     for one in (state, again):
         one.open(("m", "d"), 4)
         assert [("m", name) in one for name in "acd"] == [False, True, True]
+
+
+def fill(state: screen_state.Windows, name: str, samples: int, *, trigger: bool = False) -> None:
+    window = state.open(("m", name), 4)
+    for offset in range(samples):
+        window.push(offset=offset, label=1)
+    if trigger:
+        window.establish(1, 0, 7, 9.0)
+
+
+def outlasted(state: screen_state.Windows, name: str) -> int:
+    """New names, of one sample each, until a window goes."""
+    count = 0
+    while ("m", name) in state:
+        fill(state, f"new {count}", 1)
+        count += 1
+    return count
+
+
+def test_new_names_do_not_push_a_known_source_out() -> None:
+    """One of n samples outlasts n rounds, one with a known trigger 128 more; then it goes."""
+    state = screen_state.Windows(0, capacity=11)
+    fill(state, "short", 3)
+    fill(state, "long", 30)
+    fill(state, "caught", 5, trigger=True)
+    again = screen_state.Windows.load(0, state.branch().dump(), capacity=11)
+    counts = []
+    for one in (state, again):
+        assert 3 * 8 < outlasted(one, "short") <= 4 * 9
+        one = screen_state.Windows.load(0, one.dump(), capacity=11)
+        assert ("m", "long") in one
+        counts.append((outlasted(one, "long"), outlasted(one, "caught")))
+        assert counts[-1][0] > 26 * 9
+        assert counts[-1][1] > 100 * 10
+    assert counts[0] == counts[1]
+
+
+def test_snapshots_that_tell_no_age_are_read() -> None:
+    """As older versions wrote them."""
+    state = screen_state.Windows(0)
+    fill(state, "a", 3)
+    line, _, body = state.dump().partition(b"\n")
+    older = json.dumps([entry[:3] for entry in json.loads(line)]).encode()
+    again = screen_state.Windows.load(0, older + b"\n" + body)
+    assert again.dump() == state.dump()
 
 
 @pytest.mark.parametrize("spoiled", [b"", b"[[1]]\n", b"[1]\n", b'[["m", "s", "x"]]\n', b"7\n"])
