@@ -65,13 +65,21 @@ class Geometry:
         return int(np.prod(self.shape))
 
     @property
-    def _pool(self) -> int:
-        return -(-max(self.shape[-2:]) // MAX_EDGE)
+    def _pool(self) -> tuple[int, int]:
+        """Rows and columns averaged into one.
+
+        As many of either; of an axis with less than two left then, as many as its own edge needs.
+        """
+        pool = -(-max(self.shape[-2:]) // MAX_EDGE)
+        down, across = (pool if edge > pool else -(-edge // MAX_EDGE) for edge in self.shape[-2:])
+        return down, across
 
     @property
     def _tiles(self) -> tuple[int, int, int]:
         """Rows and columns of 2×2 tiles, and the step between them."""
-        rows, columns = (-(-edge // self._pool) for edge in self.shape[-2:])
+        rows, columns = (
+            -(-edge // pool) for edge, pool in zip(self.shape[-2:], self._pool, strict=True)
+        )
         step = 1 if (rows - 1) * (columns - 1) <= MAX_PLACES else 2
         return (rows - 2) // step + 1, (columns - 2) // step + 1, step
 
@@ -88,10 +96,10 @@ class Geometry:
         if not self.image:
             return Place((0, 1), (index, index + 1))
         _, columns, step = self._tiles
-        row, column = (step * self._pool * i for i in divmod(index, columns))
-        edge = 2 * self._pool
-        height, width = self.shape[-2:]
-        return Place((row, min(row + edge, height)), (column, min(column + edge, width)))
+        (down, across), (height, width) = self._pool, self.shape[-2:]
+        row, column = divmod(index, columns)
+        row, column = step * down * row, step * across * column
+        return Place((row, min(row + 2 * down, height)), (column, min(column + 2 * across, width)))
 
     def scale(self, x: ArrayLike) -> NDArray[np.float32]:
         """(N, D) float32 in [0, 1]: the inputs of either dtype, flattened."""
@@ -128,7 +136,7 @@ class Geometry:
             return np.minimum(scaled[:, : self.places] * 256, 255).astype(np.uint8)
         height, width = self.shape[-2:]
         grey = scaled.reshape(len(scaled), -1, height, width).mean(1)
-        grey = _average(grey, self._pool, self._pool)
+        grey = _average(grey, *self._pool)
         levels = np.minimum(grey * LEVELS, LEVELS - 1).astype(np.uint8)
         rows, columns, step = self._tiles
         code = np.zeros((len(scaled), rows, columns), np.uint8)

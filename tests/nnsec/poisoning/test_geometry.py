@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,17 @@ from nnsec.poisoning.samples import MAX_PLACES, SIGNATURE, Geometry, Samples, fi
 from nnsec.poisoning.statistics import log10_tail
 
 SHAPES = [(1, 8, 8), (8, 8), (1, 28, 28), (3, 32, 32), (3, 48, 40), (1, 100, 60), (30,), (5, 1, 7)]
+NARROW = [(1, 12, 1000), (1000, 12), (1, 2, 40), (3, 5, 2), (40, 2), (2, 3, 9000)]
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (2000,)])
+@pytest.mark.parametrize("shape", [*SHAPES, *NARROW, (2000,)])
 def test_codes_are_read_where_their_place_says(shape: tuple[int, ...]) -> None:
     """A change inside a place changes its code, one outside does not; edges are never left."""
     grid = Geometry(shape, 0, 255)
     blank = np.zeros((1, *shape), np.uint8)
     codes = grid.codes(grid.scale(blank))
     assert codes.shape == (1, grid.places)
-    assert grid.places <= MAX_PLACES
+    assert 1 <= grid.places <= MAX_PLACES
     for index in range(0, grid.places, max(1, grid.places // 9)):
         place = grid.place(index)
         x = blank.copy()
@@ -33,6 +35,29 @@ def test_codes_are_read_where_their_place_says(shape: tuple[int, ...]) -> None:
             x.reshape(1, -1)[:, slice(*place.columns)] = 255
         assert grid.codes(grid.scale(x))[0, index] == 255
         assert grid.codes(grid.scale(255 - x))[0, index] == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "places", "digest"),
+    [
+        ((1, 8, 8), 49, "88b8e04db6e68088"),
+        ((1, 28, 28), 196, "ca9352d4eefdec17"),
+        ((3, 32, 32), 256, "84500db2390a71a6"),
+        ((3, 224, 224), 256, "e693ffbc83fc9b2c"),
+        ((1, 40, 100), 216, "9d9911d1b51c8818"),
+        ((4, 65), 21, "6ee7d7d0828f556f"),
+    ],
+)
+def test_codes_are_those_that_signed_checkpoints_were_fitted_on(
+    shape: tuple[int, ...], places: int, digest: str
+) -> None:
+    """Other codes would make the screens of an older checkpoint read what it never counted."""
+    grid = Geometry(shape, 0, 255)
+    values = (np.arange(3 * grid.size, dtype=np.uint64) * 2654435761 >> 7) % 256
+    codes = grid.codes(grid.scale(values.astype(np.uint8).reshape(3, *shape)))
+    where = [grid.place(index) for index in range(places)]
+    assert grid.places == places
+    assert hashlib.sha256(codes.tobytes() + repr(where).encode()).hexdigest()[:16] == digest
 
 
 def test_every_pixel_of_a_small_image_is_in_a_place() -> None:
