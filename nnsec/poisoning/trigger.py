@@ -49,8 +49,9 @@ class Trigger(WindowScreen):
     P(≥ h) ≤ exp(−n · KL(h/n ‖ q)), q being twice the reference's smoothed frequency under that
     label, or four times the frequency in the source's own samples with other labels if that is
     larger: a speck on a lens is in all of them. Samples nearer to this one than 95 % of clean pairs
-    of one label are do not count: five frames of one scene agree everywhere. The figure is −log10
-    of the smallest bound over the places.
+    of one label are do not count: five frames of one scene agree everywhere. So a trigger in
+    variants of one image alone is not found. The figure is −log10 of the smallest bound over the
+    places.
 
     The threshold comes from clean samples played through as honest sources, in mixed order and
     class after class: four powers of ten beyond the least likely repetition among them, and eight
