@@ -13,7 +13,7 @@ from schemas.threats import Threat
 
 TAGS: tuple[Threat, ...] = ("data_poisoning", "label_flip", "backdoor")
 HIGH = 0.1
-"""Share of a subject's inputs past the telling level from which on its alert is ``high``."""
+"""Share of a client's inputs past the telling level from which on its alert is ``high``."""
 CRITICAL = 0.5
 CRITICAL_INPUTS = 20
 """… and ``critical``, with at least so many inputs."""
@@ -43,11 +43,15 @@ def telling(inputs: int, passed: Sequence[int], rates: Sequence[float]) -> int:
     return max(range(len(rates)), key=weight)
 
 
-def severity(share: float, inputs: int) -> Severity:
-    """By the share of the inputs past the telling level; many inputs for the highest."""
+def severity(rule: str, share: float, inputs: int) -> Severity:
+    """By the share of the inputs past the telling level; many inputs for the highest.
+
+    A source is never below ``high``: the bound has kept false accusations within the budget, and
+    a share of 2 % is enough for a backdoor, while clean samples beside it cost nothing.
+    """
     if share >= CRITICAL and inputs >= CRITICAL_INPUTS:
         return "critical"
-    return "high" if share >= HIGH else "medium"
+    return "high" if rule == "poisoning" or share >= HIGH else "medium"
 
 
 def accusation(episode: Episode, levels: Levels, budget: float) -> Report:
@@ -80,7 +84,7 @@ def accusation(episode: Episode, levels: Levels, budget: float) -> Report:
             " Drift is open: the guarantee for single inputs is void, and this client was judged"
             " against what all clients show now."
         )
-    return Report(threat, severity(share, episode.inputs), counts, text)
+    return Report(threat, severity(episode.rule, share, episode.inputs), counts, text)
 
 
 def drift_figures(shifts: Sequence[Shift]) -> tuple[dict[str, float], str]:

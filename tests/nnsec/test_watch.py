@@ -19,12 +19,12 @@ from nnsec.episodes import QUIET_MS, RESEND_MS, Episodes, Report
 from nnsec.errors import DigestMismatch, SchemaError
 from nnsec.evidence import DAY_MS
 from nnsec.sealed import seal, unseal
-from nnsec.settings import Budget
+from nnsec.settings import Budget, PolicyTable
 from nnsec.signals import Place
 from nnsec.versions import REPLACED_MS, VERSIONS
 from nnsec.watch import Watch
 from schemas.alert import Alert
-from schemas.base import from_millis
+from schemas.base import SEVERITIES, from_millis
 from schemas.summary import INPUT_ROW, LABEL_ROW, SAMPLE_ROW, Summary
 
 LOG = uuid.UUID(int=9)
@@ -506,12 +506,32 @@ def test_too_many_episodes_end_the_one_longest_quiet(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("share", "inputs", "expected"),
-    [(0.05, 100, "medium"), (0.1, 100, "high"), (0.5, 19, "high"), (0.5, 20, "critical")],
-)
-def test_severity_follows_share_and_number(share: float, inputs: int, expected: str) -> None:
-    """Many of many are worse than few of few."""
-    assert wording.severity(share, inputs) == expected
+    ("rule", "share", "inputs", "expected"),
+    [
+        ("evasion", 0.05, 100, "medium"), ("evasion", 0.1, 100, "high"),
+        ("evasion", 0.5, 19, "high"), ("evasion", 0.5, 20, "critical"),
+        ("poisoning", 0.02, 100, "high"), ("poisoning", 0.5, 19, "high"),
+        ("poisoning", 0.5, 20, "critical"),
+    ],
+)  # fmt: skip
+def test_severity_follows_share_and_number(
+    rule: str, share: float, inputs: int, expected: str
+) -> None:
+    """Many of many are worse than few of few; a source is never below `high`."""
+    assert wording.severity(rule, share, inputs) == expected
+
+
+def test_a_source_that_hides_poison_among_clean_samples_is_acted_on() -> None:
+    """4 % of its samples are poison; its alerts reach the severity that a policy asks for."""
+    levels = Levels.certified(2000)
+    reference = Reference((levels,), levels, 0.01, 10, 2000, (0.1,) * 10)
+    watched, feed = watch(), Feed()
+    rows = [("s", {"level": 5 if i % 25 == 0 else 0}) for i in range(1000)]
+    alerts = watched.apply(feed.make("sample", rows), reference)
+    assert alerts
+    assert alerts[-1].counts["flagged_share"] < wording.HIGH
+    wanted = SEVERITIES.index(PolicyTable().severity)
+    assert all(SEVERITIES.index(alert.severity) >= wanted for alert in alerts)
 
 
 def test_the_telling_level_is_the_least_likely_one() -> None:
