@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 
 from schemas.action import Action
+from schemas.alert import Subject
 from schemas.incident import (
     ActionState,
     IncidentAction,
@@ -12,6 +14,11 @@ from schemas.incident import (
     IncidentSubject,
     LeftOut,
 )
+
+SKEW = timedelta(seconds=10)
+"""By how much an episode must have opened after an action was done. Its time is stream time, which
+may be 5 s ahead of a worker's clock, and what provoked the action must not look like what followed.
+"""
 
 _RANK: dict[ActionState, int] = {
     "proposed": 0, "awaiting_approval": 1, "running": 2, "done": 3, "denied": 3, "failed": 3,
@@ -64,16 +71,40 @@ def derive(
         return "awaiting_approval"
     if states & {"proposed", "running"}:
         return "containing"
-    if states == {"done"} and all(_answered(item, actions) for item in involved):
+    if states == {"done"} and _answered(actions, involved):
         return "contained"
     return "open"
 
 
-def _answered(item: IncidentSubject, actions: tuple[IncidentAction, ...]) -> bool:
-    """Whether something was done about a subject, or about the whole model."""
-    return item.answered or any(
-        a.subject == item.subject or a.subject.kind == "model" for a in actions
+def began_again(
+    actions: Iterable[IncidentAction], involved: Iterable[IncidentSubject]
+) -> frozenset[Subject]:
+    """The subjects of which an episode opened after the newest action of a kind was done."""
+    opened = {item.subject: item.opened for item in involved}
+    newest = {
+        (a.subject, a.action): a
+        for a in actions  # a later attempt comes after the earlier ones
+        if a.subject in opened and not a.figures.get("dry_run")
+    }
+    return frozenset(
+        a.subject
+        for a in newest.values()
+        if a.state == "done" and renewed(opened[a.subject], a.time)
     )
+
+
+def renewed(opened: datetime | None, done: datetime) -> bool:
+    """Whether an episode that opened then is none that an action done by then was about."""
+    return opened is not None and opened > done + SKEW
+
+
+def _answered(actions: tuple[IncidentAction, ...], involved: tuple[IncidentSubject, ...]) -> bool:
+    """Whether something was done about each subject, or the whole model, and none began again."""
+    targets = {a.subject for a in actions}
+    whole = any(target.kind == "model" for target in targets)
+    return all(
+        whole or item.answered or item.subject in targets for item in involved
+    ) and not began_again(actions, involved)
 
 
 def _newer(action: Action, known: IncidentAction) -> bool:

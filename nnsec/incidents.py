@@ -1,7 +1,7 @@
 """The life of an incident: one transition function, total over (state, event).
 
     open ──────────────▶ awaiting_approval ──▶ containing ──▶ contained ──▶ resolved
-      ▲  a new subject ◀───────────────────────────────────────┘              │
+      ▲  a new subject, or one that began again ◀──────────────┘              │
       └── an alert of an episode that was not over after all ◀────────────────┘
     any but finished ──▶ failed (an action failed), dismissed (a person said so)
 
@@ -185,9 +185,20 @@ def _alert(incident: Incident, alert: Alert) -> Step:
     name = f"{alert.subject.kind} {alert.subject.id}"
     if known is None and incident.state == "contained":
         return _moved(updated, "open", ROLE, f"new subject: {name}", alert.time)
+    if incident.state == "contained" and _began_again(updated, alert):
+        return _moved(updated, "open", ROLE, f"began again: {name}", alert.time)
     if incident.state == "resolved":
         return _moved(updated, "open", ROLE, f"not over: {name}", alert.time)
     return Step(updated, "evidence")
+
+
+def _began_again(incident: Incident, alert: Alert) -> bool:
+    """Whether a subject of a contained incident goes on after what was done about it."""
+    item = next(s for s in incident.subjects if s.subject == alert.subject)
+    if actions.began_again(incident.actions, (item,)):
+        return True
+    # Of an action that was left out no more is known than that it was done when all were.
+    return item.answered and actions.renewed(item.opened, incident.history[-1].time)
 
 
 def _action(incident: Incident, action: Action) -> Step:

@@ -6,11 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID, uuid5
 
+from nnsec.actions import renewed
 from nnsec.errors import ConfigError
 from nnsec.settings import PolicyTable
+from schemas.action import Action
 from schemas.alert import Subject
 from schemas.base import SEVERITIES
-from schemas.incident import FINISHED, Incident
+from schemas.incident import FINISHED, Incident, IncidentSubject
 from schemas.threats import FAMILIES, Family
 
 ACCUSED: Mapping[Family, str] = {
@@ -25,7 +27,8 @@ class Intent:
     """One action for one subject that the policy wants.
 
     ``order`` is its place in the policy: the actions for one subject run one after the other, and
-    a later one is not begun if an earlier one did not get done.
+    a later one is not begun if an earlier one did not get done. ``attempt`` is 0 for the first, and
+    one more each time that the subject began again after the action was done.
     """
 
     id: str
@@ -33,15 +36,20 @@ class Intent:
     subject: Subject
     order: int
     approval: bool
+    attempt: int = 0
 
 
-def action_id(incident: UUID, action: str, subject: Subject) -> str:
+def action_id(incident: UUID, action: str, subject: Subject, attempt: int = 0) -> str:
     """UUIDv5(incident, "action/kind/id"), so that asking twice is asking once.
+
+    Of a later attempt it is "attempt/action/kind/id": whatever a subject is called, no action's
+    name begins with a number.
 
     >>> action_id(UUID(int=1), "rollback", Subject(kind="model", id="digits"))
     '787cfb5b-3703-554e-9c06-7302561e1369'
     """
-    return str(uuid5(incident, f"{action}/{subject.kind}/{subject.id}"))
+    again = f"{attempt}/" if attempt else ""
+    return str(uuid5(incident, f"{again}{action}/{subject.kind}/{subject.id}"))
 
 
 def check(policy: Mapping[str, PolicyTable], kinds: Mapping[str, Collection[str]]) -> None:
@@ -79,6 +87,7 @@ def plan(
     incident: Incident,
     policy: Mapping[str, PolicyTable],
     kinds: Mapping[str, Collection[str]],
+    known: Mapping[str, Action],
 ) -> tuple[Intent, ...]:
     """What the policy wants done about an incident as it is now.
 
@@ -90,6 +99,8 @@ def plan(
         By family.
     kinds:
         Action name to the kinds of subjects that it is for.
+    known:
+        What became of all actions so far, by id. The incident may have had no room for some.
 
     Returns
     -------
@@ -102,13 +113,29 @@ def plan(
         return ()
     return tuple(
         Intent(
-            id=action_id(incident.id, name, item.subject),
+            id=action_id(incident.id, name, item.subject, attempt),
             action=name,
             subject=item.subject,
             order=order,
             approval=table.approval == "required",
+            attempt=attempt,
         )
         for item in incident.subjects
         for order, name in enumerate(table.actions)
         if item.subject.kind in kinds.get(name, ())
+        for attempt in (_attempt(incident.id, name, item, known),)
     )
+
+
+def _attempt(
+    incident: UUID, action: str, item: IncidentSubject, known: Mapping[str, Action]
+) -> int:
+    """The first one that was not done before the subject began again."""
+    attempt = 0
+    while (
+        (last := known.get(action_id(incident, action, item.subject, attempt))) is not None
+        and last.outcome == "done"
+        and renewed(item.opened, last.time)
+    ):
+        attempt += 1
+    return attempt

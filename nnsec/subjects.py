@@ -53,6 +53,8 @@ def heard(subject: IncidentSubject, alert: Alert) -> bool:
 
 def joined(known: IncidentSubject | None, alert: Alert) -> IncidentSubject:
     """The subject with one more alert; a gap in ``seq`` counts the alerts that were missed."""
+    # Totals of an episode may come long after it opened: only its first alert says when.
+    first = alert.time if alert.seq == 0 else None
     if known is None:
         return IncidentSubject(
             subject=alert.subject,
@@ -64,6 +66,7 @@ def joined(known: IncidentSubject | None, alert: Alert) -> IncidentSubject:
             counts=alert.counts,
             episodes=(alert.episode,),
             seqs=(alert.seq,),
+            opened=first,
         )
     episodes = dict(zip(known.episodes, known.seqs, strict=False))
     before = episodes.pop(alert.episode, -1)
@@ -78,6 +81,7 @@ def joined(known: IncidentSubject | None, alert: Alert) -> IncidentSubject:
             "counts": alert.counts,
             "episodes": tuple(episode for episode, _ in newest),
             "seqs": tuple(seq for _, seq in newest),
+            "opened": max((t for t in (known.opened, first) if t is not None), default=None),
         }
     )
 

@@ -32,6 +32,8 @@ class IncidentSubject(Model):
     episodes: tuple[UUID, ...] = ()
     seqs: tuple[int, ...] = ()
     """The highest ``seq`` heard of each of ``episodes``."""
+    opened: Time | None = None
+    """When the newest of its episodes opened whose first alert was heard."""
     answered: bool = False
     """Whether an action for it was left out of the incident's ``actions``."""
 

@@ -71,7 +71,7 @@ class Lanes:
         first = {item.subject: item.first_seen for item in incident.subjects}
         dry = site.settings.remediation.dry_run
         wanted: list[tuple[Action, str]] = []
-        for intent in plan(incident, site.settings.policy, self._kinds):
+        for intent in plan(incident, site.settings.policy, self._kinds, site.actions):
             known = site.actions.get(intent.id)
             if known is not None and (dry or not known.figures.get("dry_run")):
                 continue
@@ -85,6 +85,8 @@ class Lanes:
                 },
             )  # fmt: skip
             reason = f"policy of {incident.family} at severity {incident.severity}"
+            if intent.attempt:
+                reason += f"; it began again after attempt {intent.attempt} was done"
             if dry:
                 reason = f"dry run: {await self._would(action)}"
             wanted.append((action, reason))

@@ -77,6 +77,12 @@ def test_a_subject_stays_answered_when_its_action_is_left_out() -> None:
     )
     other = after(incident, AlertSeen(alert("new")), action(5001, "done"))
     assert other.state == "open"
+    began = incident.history[-1].time - T0
+    soon, late = (
+        alert("s1", episode=2, after=began.total_seconds() + seconds) for seconds in (5, 60)
+    )
+    assert after(incident, AlertSeen(soon)).state == "contained"
+    assert after(incident, AlertSeen(late)).state == "open"
 
 
 @pytest.mark.parametrize(("outcome", "state"), [("denied", "open"), ("dry_run", "contained")])

@@ -83,7 +83,8 @@ IN: dict[IncidentState, Incident] = {
 EVENTS: dict[str, Event] = {
     "same alert": AlertSeen(alert()),
     "more of an episode": AlertSeen(alert(seq=1, after=10)),
-    "new episode": AlertSeen(alert(episode=2, after=10)),
+    "earlier episode": AlertSeen(alert(episode=2, after=10)),
+    "new episode": AlertSeen(alert(episode=2, after=40)),
     "new subject": AlertSeen(alert("s2", after=10)),
     "action proposed": ActionSeen(action("proposed", after=20)),
     "action awaits": ActionSeen(action("awaiting_approval", after=20)),
@@ -99,7 +100,8 @@ EVENTS: dict[str, Event] = {
 TABLE = {
     "same alert":         (".", ".", ".", ".", ".", ".", "."),
     "more of an episode": ("+", "+", "+", "+", "+", "open", "."),
-    "new episode":        ("+", "+", "+", "+", "+", "open", "."),
+    "earlier episode":    ("+", "+", "+", "+", "+", "open", "."),
+    "new episode":        ("+", "+", "+", "open", "+", "open", "."),
     "new subject":        ("+", "+", "+", "open", "+", "open", "."),
     "action proposed":    ("containing", "containing", "+", "containing", "containing", "+", "+"),
     "action awaits":      ("awaiting_approval", "+", "awaiting_approval", "awaiting_approval",
@@ -232,6 +234,34 @@ def test_two_actions_contain_only_together() -> None:
     model = Subject(kind="model", id="digits")
     wide = after(both, ActionSeen(action("done", name="retire", after=5, subject=model)))
     assert wide.state == "contained"
+
+
+def test_a_subject_that_began_again_is_not_contained_until_it_is_answered_again() -> None:
+    """Also where its action is heard of only after that, or while another subject's waits."""
+    other = Subject(kind="source", id="s2")
+    waiting = after(
+        OPEN,
+        AlertSeen(alert("s2")),
+        ActionSeen(action("awaiting_approval", id="q-s2", subject=other)),
+        AlertSeen(alert(episode=2, after=60)),
+        ActionSeen(action("done", after=5)),
+    )
+    both = after(waiting, ActionSeen(action("done", id="q-s2", subject=other, after=90)))
+    assert both.state == "open"
+    again = action("proposed", id="again", after=91)
+    assert after(both, ActionSeen(again)).state == "containing"
+    ended = after(both, ActionSeen(again), ActionSeen(action("done", id="again", after=92)))
+    assert ended.state == "contained"
+    assert step(ended, AlertSeen(alert(episode=2, after=60)), log=LOG).change == "none"
+    assert after(ended, AlertSeen(alert(episode=2, seq=1, after=200))).state == "contained"
+    assert after(ended, AlertSeen(alert(episode=3, after=200))).state == "open"
+
+
+def test_only_the_first_alert_of_an_episode_says_when_it_opened() -> None:
+    """Totals that come after the action was done are of what it was about."""
+    incident = after(IN["contained"], AlertSeen(alert(episode=2, seq=3, after=60)))
+    assert incident.state == "contained"
+    assert incident.subjects[0].opened == T0
 
 
 def test_monitor_only_is_said() -> None:

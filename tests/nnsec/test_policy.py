@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,11 +11,13 @@ import pytest
 from nnsec.errors import ConfigError
 from nnsec.policy import ACCUSED, action_id, check, plan
 from nnsec.settings import PolicyTable
+from schemas.action import Action
 from schemas.alert import Subject
-from schemas.incident import Incident, IncidentSubject
+from schemas.incident import ActionState, Incident, IncidentSubject
 from schemas.threats import FAMILIES
 
 T0 = datetime(2026, 1, 2, tzinfo=UTC)
+A = Subject(kind="source", id="a")
 KINDS = {"quarantine": ("source",), "rollback": ("source", "model")}
 POLICY = {"poisoning": PolicyTable(actions=("quarantine", "rollback"), approval="none")}
 
@@ -38,7 +40,7 @@ def incident(*subjects: tuple[str, str], **changes: Any) -> Incident:
 
 def test_each_subject_gets_the_actions_in_their_order() -> None:
     """Quarantine before rollback, one source after the other."""
-    intents = plan(incident(("source", "a"), ("source", "b")), POLICY, KINDS)
+    intents = plan(incident(("source", "a"), ("source", "b")), POLICY, KINDS, {})
     assert [(i.subject.id, i.action, i.order) for i in intents] == [
         ("a", "quarantine", 0), ("a", "rollback", 1), ("b", "quarantine", 0), ("b", "rollback", 1),
     ]  # fmt: skip
@@ -50,7 +52,41 @@ def test_each_subject_gets_the_actions_in_their_order() -> None:
 def test_planning_twice_is_planning_once() -> None:
     """Ids are functions of incident, action and subject."""
     one = incident(("source", "a"))
-    assert plan(one, POLICY, KINDS) == plan(one.model_copy(update={"version": 9}), POLICY, KINDS)
+    assert plan(one, POLICY, KINDS, {}) == plan(
+        one.model_copy(update={"version": 9}), POLICY, KINDS, {}
+    )
+
+
+def test_a_subject_that_began_again_calls_for_another_attempt() -> None:
+    """One for each time, of what was done before it; what is under way or denied stands."""
+    first, second = (action_id(UUID(int=5), "quarantine", A, number) for number in (0, 1))
+    rollback = action_id(UUID(int=5), "rollback", A)
+
+    def ids(opened: float, **outcomes: tuple[ActionState, float]) -> list[str]:
+        known = {
+            name: Action(
+                id=name, action="quarantine", model="digits", incident=UUID(int=5), subject=A,
+                outcome=outcome, automatic=True, by="", reason="",
+                time=T0 + timedelta(seconds=done),
+            )
+            for name, (outcome, done) in outcomes.items()
+        }  # fmt: skip
+        one = incident(("source", "a"))
+        item = one.subjects[0].model_copy(update={"opened": T0 + timedelta(seconds=opened)})
+        one = one.model_copy(update={"subjects": (item,)})
+        intents = plan(one, POLICY, KINDS, known)
+        assert plan(one, POLICY, KINDS, known) == intents
+        return [intent.id for intent in intents]
+
+    assert ids(60) == [first, rollback]
+    assert ids(0, **{first: ("done", 5)}) == [first, rollback]
+    assert ids(12, **{first: ("done", 5)}) == [first, rollback]
+    assert ids(60, **{first: ("done", 5)}) == [second, rollback]
+    assert ids(60, **{first: ("done", 5), second: ("done", 70)}) == [second, rollback]
+    assert ids(60, **{first: ("done", 5), second: ("denied", 20)}) == [second, rollback]
+    assert ids(60, **{first: ("failed", 5)}) == [first, rollback]
+    third = action_id(UUID(int=5), "quarantine", A, 2)
+    assert ids(99, **{first: ("done", 5), second: ("done", 70)}) == [third, rollback]
 
 
 @pytest.mark.parametrize(
@@ -62,19 +98,19 @@ def test_planning_twice_is_planning_once() -> None:
 )  # fmt: skip
 def test_nothing_is_done_that_the_policy_does_not_ask_for(changes: dict[str, Any]) -> None:
     """Too mild, another family, finished, or without a subject: no action."""
-    assert plan(incident(("source", "a"), **changes), POLICY, KINDS) == ()
+    assert plan(incident(("source", "a"), **changes), POLICY, KINDS, {}) == ()
 
 
 def test_an_action_is_only_for_its_kinds() -> None:
     """A model cannot be quarantined as a source."""
-    intents = plan(incident(("model", "digits"), ("client", "c")), POLICY, KINDS)
+    intents = plan(incident(("model", "digits"), ("client", "c")), POLICY, KINDS, {})
     assert [(i.action, i.subject.kind) for i in intents] == [("rollback", "model")]
 
 
 def test_approval_is_the_default() -> None:
     """Nothing acts by itself unless the configuration says so."""
     policy = {"poisoning": PolicyTable(actions=("quarantine",))}
-    assert plan(incident(("source", "a")), policy, KINDS)[0].approval
+    assert plan(incident(("source", "a")), policy, KINDS, {})[0].approval
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import TransientError, Unsafe
-from nnsec.incidents import stamped
+from nnsec.incidents import ActionSeen, AlertSeen, stamped, step
 from nnsec.settings import Settings
 from nnsec.trust.statements import sign_statement
 from schemas.action import Action
@@ -22,6 +22,7 @@ from tests.workers.stage import (
     RELEASE,
     Shelf,
     Stage,
+    alert,
     configured,
     dismissed,
     incident,
@@ -258,6 +259,47 @@ async def test_a_second_rollback_needs_a_person(stage: Stage) -> None:
         await stage.until(lambda: stage.outcomes()[-1:] == ["awaiting_approval"])
     assert stage.actions()[-1].reason.startswith("guard: cool-down")
     assert stage.actions()[-1].figures["to"] == 3
+
+
+async def test_a_released_source_that_begins_again_is_brought_before_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a person reversed is proposed again, once however often it is told, and waits."""
+
+    async def nothing(*_: object) -> AsyncIterator[Record]:
+        for record in ():
+            yield record
+
+    monkeypatch.setattr(process, "since", nothing)
+    stage = made(tmp_path, ("quarantine",))
+    first = incident("s1")
+    async with stage.crew():
+        await stage.take(first)
+        await stage.until(lambda: stage.outcomes("quarantine")[-1:] == ["done"])
+        stage.now += timedelta(minutes=20)
+        await stage.order("release", "s1", expires=stage.now + timedelta(minutes=5))
+        await stage.until(lambda: stage.outcomes("release")[-1:] == ["done"])
+        stage.now += timedelta(minutes=20)
+        done = ActionSeen(stage.actions("quarantine")[-1])
+        contained = step(first, done, log=UUID(int=1)).incident
+        news = AlertSeen(alert(2, "s1", time=stage.now))
+        again = step(contained, news, log=UUID(int=1)).incident
+        assert again is not None
+        assert again.state == "open"
+        await stage.take(again)
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "awaiting_approval")
+        await stage.kill()
+        stage.start()
+        await stage.take(stamped(again))
+        await stage.rest()
+        assert stage.outcomes("quarantine")[3:] == ["proposed", "awaiting_approval"]
+        waits = stage.actions("quarantine")[-1]
+        assert waits.reason.startswith("guard: flapping")
+        assert waits.id != stage.actions("quarantine")[0].id
+        await stage.order("approve", waits.id, expires=stage.now + timedelta(minutes=5))
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "done")
+    states = [said.state for said in stage.said("sources")]
+    assert states == ["quarantined", "trusted", "quarantined"]
 
 
 async def test_models_that_are_judged_at_once_are_counted_together(tmp_path: Path) -> None:
