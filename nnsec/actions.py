@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
+from nnsec.subjects import digest
 from schemas.action import Action
 from schemas.alert import Subject
 from schemas.incident import (
@@ -13,6 +14,7 @@ from schemas.incident import (
     IncidentState,
     IncidentSubject,
     LeftOut,
+    Unlisted,
 )
 
 SKEW = timedelta(seconds=10)
@@ -50,6 +52,7 @@ def derive(
     actions: tuple[IncidentAction, ...],
     involved: tuple[IncidentSubject, ...],
     left_out: Mapping[LeftOut, int],
+    unlisted: Mapping[str, Unlisted],
 ) -> IncidentState:
     """The state that the actions' states amount to, for an incident that is not finished.
 
@@ -57,10 +60,12 @@ def derive(
     ----------
     left_out:
         How many actions are not among these any more, by what they were: they count on.
+    unlisted:
+        The subjects that are not among these for want of room.
 
     Examples
     --------
-    >>> derive((), (), {})
+    >>> derive((), (), {}, {})
     'open'
     """
     states = {a.state for a in actions if not a.figures.get("dry_run")}
@@ -71,7 +76,7 @@ def derive(
         return "awaiting_approval"
     if states & {"proposed", "running"}:
         return "containing"
-    if states == {"done"} and _answered(actions, involved):
+    if states == {"done"} and _answered(actions, involved, unlisted):
         return "contained"
     return "open"
 
@@ -93,18 +98,38 @@ def began_again(
     )
 
 
+def settled(
+    actions: Iterable[IncidentAction], involved: Iterable[IncidentSubject]
+) -> frozenset[Subject]:
+    """The subjects about which all is done or denied that was called for, and none began again."""
+    real = [a for a in actions if not a.figures.get("dry_run")]
+    under_way = {a.subject for a in real if a.state not in {"done", "denied"}}
+    over = {a.subject for a in real} - under_way
+    whole = any(target.kind == "model" for target in over)
+    answered = {s.subject for s in involved if whole or s.answered or s.subject in over}
+    return frozenset(answered - under_way - began_again(real, involved))
+
+
 def renewed(opened: datetime | None, done: datetime) -> bool:
     """Whether an episode that opened then is none that an action done by then was about."""
     return opened is not None and opened > done + SKEW
 
 
-def _answered(actions: tuple[IncidentAction, ...], involved: tuple[IncidentSubject, ...]) -> bool:
+def _answered(
+    actions: tuple[IncidentAction, ...],
+    involved: tuple[IncidentSubject, ...],
+    unlisted: Mapping[str, Unlisted],
+) -> bool:
     """Whether something was done about each subject, or the whole model, and none began again."""
     targets = {a.subject for a in actions}
-    whole = any(target.kind == "model" for target in targets)
-    return all(
-        whole or item.answered or item.subject in targets for item in involved
-    ) and not began_again(actions, involved)
+    if began_again(actions, involved):
+        return False
+    if any(target.kind == "model" for target in targets):
+        return True
+    waiting = {name for name, (_, _, answered) in unlisted.items() if not answered}
+    return all(item.answered or item.subject in targets for item in involved) and (
+        not waiting or waiting <= set(map(digest, targets))
+    )
 
 
 def _newer(action: Action, known: IncidentAction) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from nnsec import subjects
+from nnsec.actions import settled
 from schemas.base import Model
-from schemas.incident import Incident, IncidentAction, LeftOut
+from schemas.incident import Incident, IncidentAction, IncidentSubject, LeftOut
 
 MAX_ACTIONS = 1000
 """Actions in a record, as long as all others are finished."""
@@ -24,21 +25,29 @@ _OVER = ("dry_run", "done", "denied")
 def fit(incident: Incident, limit: int) -> Incident:
     """The incident as it is written: with `MAX_ACTIONS`, and in so many bytes.
 
-    First go the oldest finished actions, then the subjects with the least evidence down to
-    `FEWEST_SUBJECTS`, then unfinished actions, then all subjects but one and old transitions. An
-    action that was left out counts on in the state of the incident, as what it was.
+    First go the oldest finished actions, then the subjects down to `FEWEST_SUBJECTS`, those that
+    are settled first and then those with the least evidence, then unfinished actions, then all
+    subjects but one and old transitions. An action that was left out counts on in the state of the
+    incident, as what it was; a subject is remembered by a digest, in a sixteenth of the bytes.
 
     Parameters
     ----------
     limit:
         Bytes of the encoded incident, from about 8,000: what is left of it cannot be less.
     """
+    most = min(subjects.MAX_UNLISTED, limit // 16 // subjects.UNLISTED_BYTES)
+    if len(incident.unlisted) > most:
+        incident = incident.model_copy(
+            update={"unlisted": subjects.newest(incident.unlisted, most)}
+        )
+    over_with = settled(incident.actions, incident.subjects)
     ordered = sorted(incident.actions, key=_worth)
     over = sum(not _stays(a) for a in ordered)
     finished, unfinished = ordered[:over], ordered[over:]
     gone: list[Model] = [*finished[: max(0, len(ordered) - MAX_ACTIONS)]]
     bytes_left = limit - _COUNTS - len(incident.encode()) + sum(map(_size, gone))
-    weakest = sorted(incident.subjects, key=lambda s: s.evidence)
+    weakest = sorted(incident.subjects, key=lambda s: (s.subject not in over_with, s.evidence))
+    unlisted = len(incident.unlisted)
     for item in (
         *finished[len(gone) :], *weakest[:-FEWEST_SUBJECTS], *unfinished,
         *weakest[-FEWEST_SUBJECTS:-1], *incident.history[:-1],
@@ -47,10 +56,13 @@ def fit(incident: Incident, limit: int) -> Incident:
             break
         gone.append(item)
         bytes_left += _size(item)
-    return _without(incident, gone) if gone else incident
+        if isinstance(item, IncidentSubject) and unlisted < most:
+            bytes_left -= subjects.UNLISTED_BYTES
+            unlisted += 1
+    return _without(incident, gone, most) if gone else incident
 
 
-def _without(incident: Incident, gone: list[Model]) -> Incident:
+def _without(incident: Incident, gone: list[Model], most: int) -> Incident:
     """The incident without some of its actions, subjects and transitions."""
     names = set(map(id, gone))
     actions = [a for a in incident.actions if id(a) in names]
@@ -61,14 +73,16 @@ def _without(incident: Incident, gone: list[Model]) -> Incident:
         for s in incident.subjects
         if id(s) not in names
     )
-    fewer = len(incident.subjects) - len(kept)
+    dropped = tuple(s for s in incident.subjects if id(s) in names)
+    unlisted = subjects.remembered(dropped, settled(incident.actions, dropped))
     return incident.model_copy(
         update={
             "actions": tuple(a for a in incident.actions if id(a) not in names),
             "left_out": dict(Counter(incident.left_out) + Counter(map(_what, actions))),
             "subjects": kept,
+            "unlisted": subjects.newest(incident.unlisted | unlisted, most),
             "evidence": subjects.totals(
-                kept, incident.evidence.get("subjects_left_out", 0.0) + fewer
+                kept, incident.evidence.get("subjects_left_out", 0.0) + len(dropped)
             ),
             "history": tuple(h for h in incident.history if id(h) not in names),
         }

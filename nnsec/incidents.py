@@ -24,6 +24,7 @@ from schemas.incident import (
     FINISHED,
     Incident,
     IncidentState,
+    IncidentSubject,
     Transition,
 )
 from schemas.threats import family
@@ -97,7 +98,7 @@ def step(incident: Incident | None, event: Event, *, log: UUID) -> Step:
     ----------
     incident:
         The incident that the event is for; None if there is none yet. A finished one is only
-        for alerts of episodes that it `knows`.
+        for alerts of episodes that it knows.
     event:
         What happened.
     log:
@@ -120,25 +121,13 @@ def step(incident: Incident | None, event: Event, *, log: UUID) -> Step:
     return _quiet(incident, event)
 
 
-def knows(incident: Incident, alert: Alert) -> bool:
-    """Whether an alert's episode was met in this incident."""
-    return any(alert.episode in item.episodes for item in incident.subjects)
-
-
-def heard(incident: Incident, alert: Alert) -> bool:
-    """Whether this very message was counted in this incident."""
-    return any(
-        item.subject == alert.subject and subjects.heard(item, alert) for item in incident.subjects
-    )
-
-
 def stamped(incident: Incident) -> Incident:
     """The incident with the next version, for a record that only adds evidence."""
     return incident.model_copy(update={"version": incident.version + 1})
 
 
 def _opened(alert: Alert, log: UUID) -> Incident:
-    involved, totals = subjects.merge((), alert, 0.0)
+    merged = subjects.merge((), alert, {}, 0.0, frozenset())
     opening = Transition(
         from_="",
         to="open",
@@ -156,45 +145,52 @@ def _opened(alert: Alert, log: UUID) -> Incident:
         family=family(alert.threat),
         threats=(alert.threat,),
         severity=alert.severity,
-        subjects=involved,
+        subjects=merged.listed,
         first_seen=alert.time,
         last_seen=alert.time,
-        evidence=totals,
+        evidence=merged.totals,
         history=(opening,),
     )
 
 
 def _alert(incident: Incident, alert: Alert) -> Step:
     known = next((s for s in incident.subjects if s.subject == alert.subject), None)
-    if incident.state == "dismissed" or heard(incident, alert):
+    if incident.state == "dismissed" or subjects.heard(incident, alert):
         return Step(incident, "none")
-    involved, totals = subjects.merge(
-        incident.subjects, alert, incident.evidence.get("subjects_left_out", 0.0)
+    full = known is None and len(incident.subjects) >= subjects.MAX_SUBJECTS
+    merged = subjects.merge(
+        incident.subjects,
+        alert,
+        incident.unlisted,
+        incident.evidence.get("subjects_left_out", 0.0),
+        actions.settled(incident.actions, incident.subjects) if full else frozenset(),
     )
     updated = incident.model_copy(
         update={
-            "subjects": involved,
+            "subjects": merged.listed,
+            "unlisted": merged.unlisted,
             "model_version": alert.model_version,
             "threats": subjects.with_threat(incident.threats, alert.threat),
             "severity": worse(incident.severity, alert.severity),
             "first_seen": min(incident.first_seen, alert.time),
             "last_seen": max(incident.last_seen, alert.time),
-            "evidence": totals,
+            "evidence": merged.totals,
         }
     )
     name = f"{alert.subject.kind} {alert.subject.id}"
-    if known is None and incident.state == "contained":
-        return _moved(updated, "open", ROLE, f"new subject: {name}", alert.time)
-    if incident.state == "contained" and _began_again(updated, alert):
-        return _moved(updated, "open", ROLE, f"began again: {name}", alert.time)
+    item = next((s for s in merged.listed if s.subject == alert.subject), None)
+    if incident.state == "contained" and item is not None:
+        if known is None:
+            return _moved(updated, "open", ROLE, f"new subject: {name}", alert.time)
+        if _began_again(updated, item):
+            return _moved(updated, "open", ROLE, f"began again: {name}", alert.time)
     if incident.state == "resolved":
         return _moved(updated, "open", ROLE, f"not over: {name}", alert.time)
     return Step(updated, "evidence")
 
 
-def _began_again(incident: Incident, alert: Alert) -> bool:
+def _began_again(incident: Incident, item: IncidentSubject) -> bool:
     """Whether a subject of a contained incident goes on after what was done about it."""
-    item = next(s for s in incident.subjects if s.subject == alert.subject)
     if actions.began_again(incident.actions, (item,)):
         return True
     # Of an action that was left out no more is known than that it was done when all were.
@@ -208,7 +204,7 @@ def _action(incident: Incident, action: Action) -> Step:
     updated = incident.model_copy(update={"actions": taken})
     if incident.state in FINISHED:
         return Step(updated, "evidence")
-    state = actions.derive(taken, updated.subjects, updated.left_out)
+    state = actions.derive(taken, updated.subjects, updated.left_out, updated.unlisted)
     if state == incident.state:
         return Step(updated, "evidence")
     note = ""

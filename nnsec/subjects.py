@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from schemas.alert import Alert
-from schemas.incident import IncidentSubject
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from hashlib import blake2b
+from typing import NamedTuple
+from uuid import UUID
+
+from schemas.alert import Alert, Subject
+from schemas.incident import Incident, IncidentSubject, Unlisted
 from schemas.threats import Threat
 
 MAX_SUBJECTS = 500
 """Subjects kept in a record; the rest is counted, so that a record fits into a message."""
 MAX_EPISODES = 4
 """Episodes remembered per subject; redelivery never reaches further back."""
+MAX_UNLISTED = 1000
+"""Subjects remembered by a digest beside those that are listed."""
+UNLISTED_BYTES = 50
+"""The most that one of them takes in the record, with a ``seq`` of ten figures."""
+_DIGITS = 12
+
+
+class Merged(NamedTuple):
+    """The subjects with one more alert, those without room, and the totals over all of them."""
+
+    listed: tuple[IncidentSubject, ...]
+    unlisted: dict[str, Unlisted]
+    totals: dict[str, float]
 
 
 def merge(
-    known: tuple[IncidentSubject, ...], alert: Alert, left_out: float
-) -> tuple[tuple[IncidentSubject, ...], dict[str, float]]:
-    """Add an alert to its subject, or a new subject in place of the weakest when there are many.
+    known: tuple[IncidentSubject, ...],
+    alert: Alert,
+    unlisted: Mapping[str, Unlisted],
+    left_out: float,
+    settled: AbstractSet[Subject],
+) -> Merged:
+    """Add an alert to its subject, or a new subject if there is room.
+
+    When there is none, the weakest of those that are ``settled`` makes room, and without any the
+    new one is not listed. So nobody is lost before something was done about him, however many come
+    with more evidence; who is not listed has another chance with each alert.
 
     Returns
     -------
@@ -23,16 +50,77 @@ def merge(
     ``subjects_left_out``).
     """
     mine = next((s for s in known if s.subject == alert.subject), None)
-    subject = joined(mine, alert)
     if mine is not None:
+        subject = joined(mine, alert)
         merged = tuple(subject if s is mine else s for s in known)
+        return Merged(merged, dict(unlisted), totals(merged, left_out))
+    others = dict(unlisted)
+    before = others.pop(digest(alert.subject), None)
+    left_out -= before is not None
+    giving = [s for s in known if s.subject in settled]
+    if before is not None and before[2] and before[0] == _short(alert.episode):
+        # The last totals of what was answered: they take nobody's place.
+        others[digest(alert.subject)] = before[0], alert.seq, True
+        left_out += 1
+    elif len(known) < MAX_SUBJECTS:
+        known = (*known, joined(None, alert))
+    elif giving:
+        weakest = min(giving, key=lambda s: s.evidence)
+        others |= remembered((weakest,), settled)
+        known = (*(s for s in known if s is not weakest), joined(None, alert))
+        left_out += 1
     else:
-        if len(known) >= MAX_SUBJECTS:
-            weakest = min(known, key=lambda s: s.evidence)
-            known = tuple(s for s in known if s is not weakest)
-            left_out += 1
-        merged = (*known, subject)
-    return merged, totals(merged, left_out)
+        others[digest(alert.subject)] = _short(alert.episode), alert.seq, False
+        left_out += 1
+    return Merged(known, newest(others, MAX_UNLISTED), totals(known, left_out))
+
+
+def remembered(
+    gone: Iterable[IncidentSubject], settled: AbstractSet[Subject]
+) -> dict[str, Unlisted]:
+    """What is kept of subjects that are not listed any more."""
+    return {
+        digest(s.subject): (
+            _short(s.episodes[-1]) if s.episodes else "",
+            s.seqs[-1] if s.seqs else -1,
+            s.subject in settled,
+        )
+        for s in gone
+    }
+
+
+def newest(unlisted: dict[str, Unlisted], most: int) -> dict[str, Unlisted]:
+    """The last so many of them."""
+    return dict(list(unlisted.items())[max(len(unlisted) - most, 0) :])
+
+
+def digest(subject: Subject) -> str:
+    """By what a subject is known that is not listed."""
+    return blake2b(f"{subject.kind}/{subject.id}".encode(), digest_size=_DIGITS // 2).hexdigest()
+
+
+def _short(episode: UUID) -> str:
+    return episode.hex[:_DIGITS]
+
+
+def knows(incident: Incident, alert: Alert) -> bool:
+    """Whether an alert's episode was met, also of a subject that is not listed."""
+    other = incident.unlisted.get(digest(alert.subject))
+    return (other is not None and other[0] == _short(alert.episode)) or any(
+        alert.episode in item.episodes for item in incident.subjects
+    )
+
+
+def heard(incident: Incident, alert: Alert) -> bool:
+    """Whether this message of this episode was counted already."""
+    other = incident.unlisted.get(digest(alert.subject))
+    if other is not None and other[0] == _short(alert.episode):
+        return alert.seq <= other[1]
+    return any(
+        alert.seq <= dict(zip(item.episodes, item.seqs, strict=False)).get(alert.episode, -1)
+        for item in incident.subjects
+        if item.subject == alert.subject
+    )
 
 
 def totals(involved: tuple[IncidentSubject, ...], left_out: float) -> dict[str, float]:
@@ -43,12 +131,6 @@ def totals(involved: tuple[IncidentSubject, ...], left_out: float) -> dict[str, 
         "strongest": max(s.evidence for s in involved),
         "subjects_left_out": left_out,
     }
-
-
-def heard(subject: IncidentSubject, alert: Alert) -> bool:
-    """Whether this message of this episode was counted already."""
-    known = dict(zip(subject.episodes, subject.seqs, strict=False))
-    return alert.seq <= known.get(alert.episode, -1)
 
 
 def joined(known: IncidentSubject | None, alert: Alert) -> IncidentSubject:

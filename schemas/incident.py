@@ -38,6 +38,11 @@ class IncidentSubject(Model):
     """Whether an action for it was left out of the incident's ``actions``."""
 
 
+Unlisted = tuple[str, int, bool]
+"""Of a subject that is not listed: its newest episode (shortened), the highest ``seq`` heard of it,
+and whether what was done about the subject was finished."""
+
+
 class IncidentAction(Model):
     """The state of one action for one subject."""
 
@@ -79,6 +84,8 @@ class Incident(Event):
     threats: tuple[Threat, ...]
     severity: Severity
     subjects: tuple[IncidentSubject, ...]
+    unlisted: dict[str, Unlisted] = {}
+    """Subjects for which there is no room, by a digest; the one heard of last comes last."""
     first_seen: Time
     last_seen: Time
     evidence: dict[str, float]

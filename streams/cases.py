@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from nnsec.adapters.records import Record
-from nnsec.incidents import heard, knows
+from nnsec.subjects import heard, knows
 from schemas.alert import Alert
 from schemas.incident import FINISHED, Incident
 from schemas.threats import family

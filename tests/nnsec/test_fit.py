@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from functools import reduce
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from nnsec.fit import FEWEST_SUBJECTS, MAX_ACTIONS, fit
 from nnsec.incidents import ActionSeen, AlertSeen, Event, step
+from nnsec.subjects import MAX_UNLISTED, UNLISTED_BYTES, digest
 from schemas.action import Action
 from schemas.alert import Subject
 from schemas.incident import Incident
@@ -99,7 +101,7 @@ def test_what_was_left_out_counts_on(outcome: str, state: str) -> None:
 
 def test_the_longest_names_fit() -> None:
     """The 500 subjects alone, and with two actions each the strongest that there is room for."""
-    names = [f"{LONG}{number:06}" for number in range(500)]
+    names = [f"{LONG}{number:06}" for number in range(499)]
     incident = after(
         OPEN, *(AlertSeen(alert(name, evidence=2.0 + n)) for n, name in enumerate(names))
     )
@@ -121,6 +123,39 @@ def test_the_longest_names_fit() -> None:
     kept = {a.action_id for a in cut.actions}
     ended = after(cut, *(later(one, "done") for one in wanted if one.id in kept))
     assert ended.state == "containing"
+
+
+def test_subjects_without_room_are_remembered() -> None:
+    """Those that are answered go first, each counts once, and its old alerts change nothing."""
+    names = [f"{LONG}{number:06}" for number in range(499)]
+    incident = after(
+        OPEN,
+        *(AlertSeen(alert(name, evidence=2.0 + n)) for n, name in enumerate(names)),
+        *(action(n, "done", subject=name) for n, name in enumerate(names) if n >= 400),
+    )
+    cut = fit(incident, 500_000)
+    assert 490_000 < len(cut.encode()) <= 500_000
+    assert Incident.decode(cut.encode()) == cut
+    kept = {s.subject.id for s in cut.subjects}
+    assert kept < {"s1", *names[:400]}
+    assert len(cut.unlisted) == 500 - len(kept) == cut.evidence["subjects_left_out"]
+    for name in names:
+        assert step(cut, AlertSeen(alert(name)), log=LOG).change == "none"
+    assert cut.unlisted[digest(alert(names[-1]).subject)][2]
+    small = fit(incident, 30_000)
+    assert len(small.encode()) <= 30_000
+    assert len(small.unlisted) == 30_000 // 16 // UNLISTED_BYTES
+
+
+def test_a_full_record_fits_with_all_that_is_remembered() -> None:
+    """Subjects with the longest names and digests of 1,000 more, in a record of Kafka's default."""
+    crowd = [f"{LONG}{number:06}" for number in range(499 + MAX_UNLISTED)]
+    incident = after(OPEN, *(AlertSeen(alert(name)) for name in crowd))
+    assert len(incident.unlisted) == MAX_UNLISTED
+    assert max(len(f'"{k}":{json.dumps(v)},') for k, v in incident.unlisted.items()) <= (
+        UNLISTED_BYTES
+    )
+    assert fit(incident, 1_046_540) is incident
 
 
 def test_a_small_limit_is_kept() -> None:

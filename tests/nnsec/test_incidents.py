@@ -21,7 +21,6 @@ from nnsec.incidents import (
     Quiet,
     Step,
     incident_id,
-    knows,
     stamped,
     step,
 )
@@ -278,16 +277,81 @@ def test_a_dry_run_contains_nothing_and_holds_nothing_up() -> None:
     assert after(incident, QUIET).state == "resolved"
 
 
+def crowd(incident: Incident, count: int, *, seq: int = 0, **changes: Any) -> Incident:
+    """With alerts of ``count`` more subjects, each with more evidence than the one before."""
+    news = (alert(f"c-{n}", seq, evidence=2.0 + n, **changes) for n in range(count))
+    return after(incident, *map(AlertSeen, news))
+
+
 def test_many_subjects_stay_within_a_message() -> None:
-    """The weakest subjects are left out, counted, and the record stays below a mebibyte."""
+    """Whoever comes when there is no room is counted once, and the record stays below a mebibyte.
+
+    Nobody makes room before something was done about him, however weak he is beside the others.
+    """
     incident = OPEN
-    for number in range(subjects.MAX_SUBJECTS + 20):
-        new = alert(f"client-{number}", evidence=2.0 + number)
-        incident = after(incident, AlertSeen(new))
+    for seq in range(3):
+        incident = crowd(incident, subjects.MAX_SUBJECTS + 20, seq=seq)
     assert len(incident.subjects) == subjects.MAX_SUBJECTS
     assert incident.evidence["subjects"] == subjects.MAX_SUBJECTS + 21
-    assert "s1" not in {s.subject.id for s in incident.subjects}
+    assert incident.evidence["subjects_left_out"] == 21
+    assert "s1" in {s.subject.id for s in incident.subjects}
     assert len(incident.encode()) < 2**20
+
+
+def test_only_who_is_answered_makes_room() -> None:
+    """Not one whose action waits, runs or failed, nor one that began again; the weakest first."""
+    full = crowd(OPEN, subjects.MAX_SUBJECTS - 1)
+    wanted = {"c-0": "running", "c-1": "failed", "c-2": "done", "c-3": "denied", "c-4": "done"}
+    for name, outcome in wanted.items():
+        target = Subject(kind="source", id=name)
+        full = after(full, ActionSeen(action(outcome, id=name, subject=target)))
+    full = after(full, AlertSeen(alert("c-2", episode=2, after=60, evidence=4.0)))
+    names = []
+    for number in range(3):
+        before = full
+        full = after(full, AlertSeen(alert(f"new-{number}")))
+        gone = {s.subject.id for s in before.subjects} - {s.subject.id for s in full.subjects}
+        names.append("".join(gone))
+        assert full.evidence["subjects"] == subjects.MAX_SUBJECTS + number + 1
+    assert names == ["c-3", "c-4", ""]
+
+
+def test_a_subject_without_room_keeps_the_incident_from_being_contained() -> None:
+    """Nothing was done about it; it is listed with its next alert, as others are answered."""
+    full = crowd(OPEN, subjects.MAX_SUBJECTS - 1)
+    full = after(full, AlertSeen(alert("late")))
+    for item in full.subjects:
+        done = action("done", id=item.subject.id, subject=item.subject)
+        full = after(full, ActionSeen(done))
+    assert full.state == "open"
+    listed = after(full, AlertSeen(alert("late", seq=1, after=10)))
+    assert "late" in {s.subject.id for s in listed.subjects}
+    done = action("done", id="late", subject=Subject(kind="source", id="late"), after=11)
+    assert after(listed, ActionSeen(done)).state == "contained"
+
+
+def test_old_alerts_of_a_subject_without_room_change_nothing() -> None:
+    """What was answered neither reopens its incident nor opens another after a dismissal."""
+    full = crowd(OPEN, subjects.MAX_SUBJECTS - 1)
+    for item in full.subjects:
+        done = action("done", id=item.subject.id, subject=item.subject)
+        full = after(full, ActionSeen(done))
+    assert full.state == "contained"
+    full = after(full, AlertSeen(alert("new", evidence=9.0)))
+    assert "s1" not in {s.subject.id for s in full.subjects}
+    done = action("done", id="new", subject=Subject(kind="source", id="new"))
+    contained = after(full, ActionSeen(done))
+    assert contained.state == "contained"
+    assert step(contained, AlertSeen(alert()), log=LOG) == Step(contained, "none")
+    totals = after(contained, AlertSeen(alert(seq=1, after=30)))
+    assert totals.state == "contained"
+    assert totals.evidence["subjects"] == subjects.MAX_SUBJECTS + 1
+    assert step(totals, AlertSeen(alert(seq=1, after=30)), log=LOG) == Step(totals, "none")
+    assert after(totals, AlertSeen(alert(episode=2, after=90))).state == "open"
+    dismissed = after(totals, DISMISS)
+    assert subjects.knows(dismissed, alert(seq=2))
+    assert not subjects.knows(dismissed, alert(episode=2))
+    assert not subjects.knows(dismissed, alert("other"))
 
 
 def test_history_and_episodes_are_bounded() -> None:
@@ -300,7 +364,7 @@ def test_history_and_episodes_are_bounded() -> None:
     assert len(incident.history) == 50
     assert len(incident.subjects[0].episodes) == subjects.MAX_EPISODES
     assert incident.subjects[0].alerts == 201
-    assert knows(incident, alert(episode=209))
+    assert subjects.knows(incident, alert(episode=209))
 
 
 def test_a_reason_is_one_line() -> None:
@@ -317,4 +381,4 @@ def test_evidence_records_raise_the_version() -> None:
 
 def test_no_actions_and_no_subjects_is_open() -> None:
     """The derived state is defined for nothing at all."""
-    assert derive((), (), {}) == "open"
+    assert derive((), (), {}, {}) == "open"
