@@ -82,6 +82,23 @@ class Forward:
         return self.once("prediction", lambda: self.logits.argmax(1).cpu().numpy())
 
     @property
+    def finite(self) -> NDArray[np.bool_]:
+        """(batch,) whether the model gave finite logits and features; one that divides may not."""
+        return self.once(
+            "finite",
+            lambda: (self.logits.isfinite().all(1) & self.features.isfinite().all(1)).cpu().numpy(),
+        )
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """(batch,) softmax probability of the prediction; 0 where not `finite`."""
+        logits = self.logits.double().cpu().numpy()
+        with np.errstate(invalid="ignore"):  # of rows that get 0
+            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        best = (1.0 / shifted.sum(axis=1)).astype(np.float32)
+        return np.where(self.finite, best, np.float32(0))
+
+    @property
     def embedding(self) -> NDArray[np.float64]:
         """(batch, features) the features, for computations outside torch."""
         return self.once("embedding", lambda: self.features.double().cpu().numpy())

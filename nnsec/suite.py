@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nnsec import detectors as registry
 from nnsec.calibration import Calibration, rank_p_value
-from nnsec.cascade import Cascade, under
+from nnsec.cascade import LARGEST, Cascade, under
 from nnsec.detectors import Detector
 from nnsec.errors import ConfigError, Unsafe
 from nnsec.network import Forward, Network
@@ -29,9 +29,10 @@ class Scored:
     prediction:
         (batch,) int64.
     confidence:
-        (batch,) float32, softmax probability of the prediction.
+        (batch,) float32, softmax probability of the prediction; 0 where the model gives numbers
+        that are not finite.
     score:
-        (batch,) float32, fused.
+        (batch,) float32, fused; `LARGEST` where the model gives numbers that are not finite.
     p_value:
         (batch,) float32, of the fused score, in (0, 1].
     p_values:
@@ -175,7 +176,7 @@ class Suite:
         p_value = self.calibration.p_value(score, forward.prediction)
         return Scored(
             prediction=forward.prediction,
-            confidence=_confidence(forward.logits.double().cpu().numpy()),
+            confidence=forward.confidence,
             score=score,
             p_value=p_value.astype(np.float32),
             p_values=self._p_values(raw, ran),
@@ -192,7 +193,8 @@ class Suite:
     ) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.bool_]]:
         """Raw scores with the cheap columns filled, their distance, and which rows are in doubt."""
         raw = self._stages.first(forward)
-        first = self.cascade.first_score(raw)
+        # Detectors of the input alone may find nothing in a row that the model has no answer for.
+        first = np.where(forward.finite, self.cascade.first_score(raw), np.float32(LARGEST))
         return raw, first, self.cascade.doubt(first)
 
     def _p_values(self, raw: NDArray[np.float64], ran: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -301,12 +303,6 @@ def choose(network: Network, names: Sequence[str] = ()) -> tuple[Detector, ...]:
             "take it out of `detectors`"
         )
     return tuple(detector for detector in made if detector.name not in unfit)
-
-
-def _confidence(logits: NDArray[np.float64]) -> NDArray[np.float32]:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    best: NDArray[np.float32] = (1.0 / shifted.sum(axis=1)).astype(np.float32)
-    return best
 
 
 def _packed(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

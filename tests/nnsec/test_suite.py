@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from nnsec import attacks, detectors, transforms
+from nnsec.cascade import LARGEST
 from nnsec.detectors.energy import Energy
 from nnsec.errors import ConfigError, Unsafe
+from nnsec.network import Forward
 from nnsec.splits import Splits
 from nnsec.suite import Scored, Suite, choose
 
@@ -156,6 +158,35 @@ def test_a_figure_that_is_not_finite_is_the_most_suspicious(
     assert after.flag[0]
     assert np.isfinite(after.score).all()
     assert np.array_equal(after.score[1:], before.score[1:])
+
+
+def test_a_row_without_an_answer_is_the_most_suspicious(
+    on_vectors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN or infinity from the model, in whichever detectors: the largest score, confidence 0."""
+    suite, network = on_vectors.suite(detectors=("input_zscore", "confidence")), on_vectors.network
+    x = on_vectors.x[:6]
+    before, run = suite.score(x), network.from_scaled
+
+    def broken(scaled: torch.Tensor) -> Forward:
+        found: Forward = run(scaled)
+        found.logits[1] = torch.nan
+        found.logits[2, 0], found.logits[3, 1] = torch.inf, -torch.inf
+        found.features[4] = torch.inf
+        return found
+
+    monkeypatch.setattr(network, "from_scaled", broken)
+    after = suite.score(x)
+    odd = np.array([False, True, True, True, True, False])
+    assert (after.confidence[odd] == 0).all()
+    assert (after.score[odd] == np.float32(LARGEST)).all()
+    assert (after.level[odd] == 5).all()
+    assert after.flag[odd].all()
+    assert after.p_value[odd] == pytest.approx(1 / (suite.calibration.n + 1))
+    for name in ("confidence", "score", "p_value", "p_values"):
+        assert np.isfinite(getattr(after, name)).all()
+    for name in FIGURES:
+        assert np.array_equal(getattr(after, name)[~odd], getattr(before, name)[~odd])
 
 
 def test_too_little_data_is_a_clear_error(on_images: Any) -> None:

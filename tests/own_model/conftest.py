@@ -1,4 +1,4 @@
-"""Checkpoints of two models that are nothing like the demo's, and one without a linear head."""
+"""Checkpoints of models that are nothing like the demo's: of images, of vectors, headless."""
 
 from __future__ import annotations
 
@@ -32,15 +32,20 @@ TABLES: Mapping[str, dict[str, Any]] = {
         "architecture": "acme.networks:two_layers", "device": "cpu", "alpha": 0.02,
         "input": {"shape": [30], "dtype": "float32", "range": [-data.REACH, data.REACH]},
     },
+    "relative": {
+        "architecture": "acme.networks:relative", "device": "cpu", "alpha": 0.02,
+        "input": {"shape": [30], "dtype": "float32", "range": [-data.REACH, data.REACH]},
+    },
     "headless": {
         "architecture": "acme.networks:headless", "device": "cpu",
         "input": {"shape": [3, 32, 32], "dtype": "uint8", "range": [0, 255]},
     },
 }  # fmt: skip
-NAMES = tuple(TABLES)
-TRAINED = {"pictures": (900, 8), "headless": (900, 16), "vectors": (200, 40)}
+NAMES = ("pictures", "vectors", "headless")
+"""Those that all tests are run with."""
+TRAINED = {"pictures": (900, 8), "headless": (900, 16), "vectors": (200, 40), "relative": (200, 40)}
 """Rows that the weights are trained on, and epochs."""
-FRESH = {"pictures": 300, "headless": 300, "vectors": 100}
+FRESH = {"pictures": 300, "headless": 300, "vectors": 100, "relative": 100}
 """Rows that neither weights nor detectors see."""
 
 
@@ -104,7 +109,7 @@ class _Owns(dict[str, Own]):
 
 
 def _data(name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    return data.cancer(0) if name == "vectors" else data.pictures(1700, 0)
+    return data.cancer(0) if name in {"vectors", "relative"} else data.pictures(1700, 0)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,19 @@ from numpy.typing import NDArray
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out, Record
 from nnsec.settings import Settings, parse
+from nnsec.trust.statements import sign_statement
 from schemas.alert import Alert
+from schemas.base import to_millis
 from schemas.inference import encode_request
+from schemas.model_statement import ModelStatement
 from schemas.score import decode_score
+from schemas.summary import Summary
+from streams.agent import Context
+from streams.checkpoints import Checkpoints
+from streams.control import Control
+from streams.score import ScoreAgent
 from tests.own_model.conftest import Own
+from tests.streams.test_evidence_agent import LOGS, World
 from workers.releases import release
 
 ROOT = Path(__file__).parents[2]
@@ -136,3 +146,58 @@ async def test_both_models_are_scored_and_their_attackers_accused(
     assert {(name, "evasion", "mallory") for name in SERVED} <= accused
     assert not {client for _, _, client in accused} & {"ann", "bob"}
     assert stream.poll() is None
+
+
+async def _scoring(own: Own, folder: Path) -> ScoreAgent:
+    """The score agent with this model active."""
+    (folder / "release.pub").write_bytes(own.key.public.pem())
+    settings = parse(
+        {
+            "registry": {"url": str(own.registry)}, "models": {own.name: own.table},
+            "trust": {"release_keys": [str(folder / "release.pub")]},
+        }
+    )  # fmt: skip
+    now = datetime.now(UTC)
+    statement = ModelStatement(
+        model=own.name, epoch=1, phase="activate", version=1, digest=own.made.digest,
+        reason="test", issued=now, expires=now + timedelta(hours=1),
+    )  # fmt: skip
+    checkpoints = Checkpoints(settings)
+    control = Control(settings, uuid.UUID(int=1), checkpoints)
+    value = sign_statement(statement, own.key)
+    control.apply(Record("models", 0, 0, to_millis(now), own.name.encode(), value))
+    assert await control.load_wanted()
+    return ScoreAgent(Context(settings, LOGS, control, checkpoints, control.worker))
+
+
+@pytest.mark.parametrize("encoding", ["json", "binary"])
+async def test_an_input_that_the_model_has_no_answer_for_is_judged(
+    owns: Mapping[str, Own], tmp_path: Path, encoding: str
+) -> None:
+    """It is the most suspicious there is, its sender is accused, and its neighbours are as ever."""
+    own = owns["relative"]
+    clean = own.fresh[:40]
+    blank = np.repeat(np.arange(-8, 2, dtype=np.float32)[:, None], 30, axis=1)
+    assert not own.made.checkpoint.network.forward(blank).logits.isfinite().any()
+    agent = await _scoring(own, tmp_path)
+    sent = [*_records(own, clean, "ann", encoding), *_records(own, blank, "mallory", encoding)]
+    records = [
+        Record(out.topic, 0, offset, 1000, out.key, out.value, tuple(out.headers))
+        for offset, out in enumerate(sent)
+    ]
+    outs = await agent.process(records)
+    alone = await agent.process(records[:10])
+    assert outs[:10] == alone[:10]
+    scores = [decode_score(out.value, out.headers) for out in outs[:20]]
+    for score in scores[10:]:
+        assert score.confidence.tolist() == [0]
+        assert score.verdict == ("flag",)
+    rows = Summary.decode(outs[20].value).unpack()
+    assert rows[:40].tobytes() == Summary.decode(alone[10].value).unpack().tobytes()
+    assert (rows["level"][40:] == 5).all()
+    assert (rows["score"][40:] > 1e29).all()
+    world = World()
+    evidence = await world.started()
+    summary = Record("summaries", 0, 0, 1000, outs[20].key, outs[20].value)
+    alerts = [Alert.decode(out.value) for out in await evidence.process([summary])]
+    assert [alert.subject.id for alert in alerts if alert.subject.kind == "client"] == ["mallory"]

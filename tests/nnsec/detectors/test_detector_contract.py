@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from nnsec import detectors
@@ -81,6 +84,22 @@ def test_extremes_have_finite_figures(name: str, trained: Any) -> None:
     """Black, white, grey and noise are suspicious at most, never a NaN."""
     scores = _score(_fitted(name, trained), trained.network, _extremes(trained.network))
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_no_valid_input_has_a_figure_that_is_not_finite(name: str, trained: Any) -> None:
+    """Constant inputs, ones of few values, and ones with a single value that differs."""
+    detector, spec = _fitted(name, trained), trained.network.input
+    low, high = spec.range
+    ends = st.sampled_from([low, high, np.nextafter(np.float32(low), np.float32(high))])
+    value = ends | st.floats(low, high, width=32)
+
+    @settings(max_examples=60, deadline=None)
+    @given(arrays(np.float32, (2, *spec.shape), elements=value, fill=value))
+    def holds(x: NDArray[np.float32]) -> None:
+        assert np.isfinite(_score(detector, trained.network, x.astype(spec.dtype))).all()
+
+    holds()
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -65,6 +65,19 @@ def two_layers() -> nn.Module:
     )
 
 
+class Relative(nn.Module):
+    """Standardises each input by itself: one whose values are all alike becomes NaN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, features) to the same shape."""
+        return (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
+
+
+def relative() -> nn.Module:
+    """Two layers behind `Relative`: (N, 30) in [0, 1] to (N, 2)."""
+    return nn.Sequential(Relative(), nn.Linear(30, 32), nn.ReLU(), nn.Linear(32, 2))
+
+
 def headless() -> nn.Module:
     """Convolutions to the end: (N, 3, 32, 32) in [0, 1] to (N, 4), without a linear layer."""
     return nn.Sequential(
