@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from prometheus_client import Counter
 
+from nnsec.adapters.declaration import BROKER_MAX_MESSAGE
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import SchemaError, TransientError
 from nnsec.settings import Settings
@@ -20,6 +21,7 @@ from schemas.base import from_millis
 from schemas.headers import event_headers
 from schemas.inference import Expected, Request, Skipped, decode_request
 from schemas.score import encode_score
+from schemas.score_size import check_score_fits
 from schemas.summary import Summary
 from streams.agent import Context
 from streams.poison import dead_letter
@@ -69,6 +71,7 @@ class ScoreAgent:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._expected = expected_models(context.settings)
+        self._limit = context.settings.kafka.max_message_bytes or BROKER_MAX_MESSAGE
         context.control.settle(self.role)
 
     async def assigned(self, partitions: frozenset[tuple[str, int]]) -> None:
@@ -112,8 +115,11 @@ class ScoreAgent:
                 skipped += 1
         serving = {model: self._serving(model) for model in groups}
         summaries: list[Out] = []
-        for model, items in groups.items():
+        for model, decoded in groups.items():
             active, names = serving[model]
+            items = self._fitting(decoded, names, outs)
+            if not items:
+                continue
             scored = await self._score(model, active, items)
             sizes = [len(item.request.x) for item in items]
             for item, part in zip(items, split(scored, sizes), strict=True):
@@ -135,12 +141,27 @@ class ScoreAgent:
                 identity_header=kafka.identity_header,
             )  # fmt: skip
         except SchemaError as error:
-            return dead_letter(
-                self._context.settings, self._context.logs, record, error, attempts=1
-            )
+            return self._refused(record, error)
         if isinstance(found, Skipped):
             return None
         return found
+
+    def _fitting(
+        self, items: Sequence[Item], names: Sequence[str], outs: list[Out | None]
+    ) -> list[Item]:
+        """The items whose scores fit their topic; the others are dead letters, unscored."""
+        fitting = []
+        for item in items:
+            try:
+                check_score_fits(item.request, names, self._limit)
+            except SchemaError as error:
+                outs[item.index] = self._refused(item.record, error)
+            else:
+                fitting.append(item)
+        return fitting
+
+    def _refused(self, record: Record, error: SchemaError) -> Out:
+        return dead_letter(self._context.settings, self._context.logs, record, error, attempts=1)
 
     def _serving(self, model: str) -> tuple[Active, Sequence[str]]:
         """What serves a model, and the names of its detectors."""

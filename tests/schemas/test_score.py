@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.dead_letter import size
 from schemas.errors import SchemaError
 from schemas.events import EVENTS
 from schemas.headers import Written
 from schemas.inference import Request
 from schemas.score import Response, Score, decode_score, encode_score
+from schemas.score_size import check_score_fits, largest_score
 
 LOG = UUID("6f1f2f5e-7c39-4b43-8f5c-0d5e8c1b2a3d")
 KEPT = Path(__file__).parent / "data"
@@ -77,6 +79,52 @@ def test_figures_in_json_are_short_and_exact(values: list[float]) -> None:
     assert decode_score(value, headers).p_value.tobytes() == p_value.tobytes()
     data = json.loads(value)["outputs"][2]["data"]
     assert all(len(repr(number)) <= 14 for number in data)
+
+
+NAMES = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=256)
+
+
+@given(
+    st.sampled_from(["json", "binary"]), st.integers(1, 60), st.integers(1, 12), NAMES, NAMES,
+    st.integers(0, 2**32), st.binary(max_size=512),
+)  # fmt: skip
+def test_no_score_is_larger_than_was_foretold(
+    encoding: Encoding, rows: int, detectors: int, name: str, client: str, seed: int, trace: bytes
+) -> None:
+    """Whatever the figures are; in the binary encoding it is at most one byte a row less."""
+    rng = np.random.default_rng(seed)
+    names = [f"a_detector_{i}" for i in range(detectors)]
+    asked = Request(
+        name, "digits", client, encoding, np.zeros((rows, 3), np.uint8), None,
+        (("tracestate", trace),),
+    )  # fmt: skip
+
+    def drawn(*shape: int) -> Any:  # all lengths that a figure can have
+        return (10.0 ** rng.uniform(-44, 0, shape)).clip(1e-45, 1).astype(np.float32)
+
+    value, headers = encode_score(
+        asked, version=10**18 - 1, log=LOG, topic="inference.inputs", partition=2**31 - 1,
+        offset=2**63 - 1, timestamp=2**62, detectors=names,
+        prediction=np.full(rows, 65_535), confidence=drawn(rows), p_value=drawn(rows),
+        p_values=drawn(rows, detectors), coverage=drawn(rows),
+        verdict=rng.choice(["allow", "flag", "block"], rows).tolist(),
+    )  # fmt: skip
+    written, foretold = size(name.encode(), value, headers), largest_score(asked, names)
+    assert written <= foretold
+    if encoding == "binary":
+        assert foretold - written <= 2048 + 12 * (2 * len(name) + len(client) + 6) + rows
+
+
+def test_what_may_not_fit_is_refused_before_it_is_scored() -> None:
+    """It names the shape, and says what to do."""
+    asked = request("binary")
+    bound = largest_score(asked, ["energy"])
+    check_score_fits(asked, ["energy"], bound)
+    with pytest.raises(
+        SchemaError, match=r"the score of 2 inputs may take .* send fewer"
+    ) as caught:
+        check_score_fits(asked, ["energy"], bound - 1)
+    assert (caught.value.error_class, caught.value.field) == ("TooLarge", "inputs[0].shape")
 
 
 def test_the_json_is_an_open_inference_response() -> None:

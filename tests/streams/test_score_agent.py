@@ -269,6 +269,30 @@ async def test_an_invalid_record_is_a_dead_letter_between_scored_neighbours(
     assert letter.log == LOGS["inference.inputs"]
 
 
+async def test_what_has_no_room_among_the_scores_is_not_scored(
+    agent: ScoreAgent, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead letter between its neighbours; what passes fits, and a model may have none that do."""
+    seen: list[int] = []
+    score = agent._context.checkpoints.score
+
+    def counted(model: str, version: int, digest: str, x: Any) -> Any:
+        seen.append(len(x))
+        return score(model, version, digest, x)
+
+    monkeypatch.setattr(agent._context.checkpoints, "score", counted)
+    monkeypatch.setattr(agent, "_limit", 20_000)
+    large = record(np.tile(checkpoint.x, (2, 1, 1, 1))[:400], 2, encoding="binary")
+    small = [record(checkpoint.x[0], 1), record(checkpoint.x[:200], 3, encoding="binary")]
+    outs = await agent.process([small[0], large, small[1]])
+    assert [out.topic for out in outs] == ["scores", "dead-letters", "scores", "summaries"]
+    letter = decode_dead_letter(outs[1].key, outs[1].value, outs[1].headers)
+    assert (letter.error_class, letter.field) == ("TooLarge", "inputs[0].shape")
+    assert seen == [201]
+    assert [out.topic for out in await agent.process([large])] == ["dead-letters"]
+    assert seen == [201]
+
+
 async def test_responses_are_skipped_and_counted(agent: ScoreAgent) -> None:
     """They are no inputs and leave nothing but a count."""
     counter = module.SKIPPED.labels("inference.inputs")
