@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 from uuid import uuid4
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +23,7 @@ from schemas.identities import choose_subject, record_id
 _FIELDS = {"id", "model_name", "model_version", "parameters", "inputs", "outputs"}
 _WIRE = {"uint8": "UINT8", "float32": "FP32"}
 _UINT8 = 255
+_LARGEST = float(np.finfo(np.float32).max)
 _TIME: TypeAdapter[datetime] = TypeAdapter(Time)
 
 
@@ -50,6 +52,15 @@ class Expected:
     name: str = "input"
     classes: int | None = None
     """Labels are 0 to classes − 1; None if the configuration does not say."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest value in the wire type: 0.1 in FP32 is a little more."""
+        if self.dtype == "uint8":
+            return self.low, self.high
+        low, high = (float(np.float32(min(max(b, -_LARGEST), _LARGEST)))
+                     for b in (self.low, self.high))  # fmt: skip
+        return low, high
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +241,8 @@ def check_tensor(tensor: tuple[str, str, NDArray[Any]], expected: Expected) -> N
     if datatype == "UINT8" and expected.low <= 0 and expected.high >= _UINT8:
         return x  # every byte is within the range
     low, high = float(x.min()), float(x.max())  # a NaN makes both comparisons false
-    if not (expected.low <= low and high <= expected.high):
+    lowest, highest = expected.bounds
+    if not (lowest <= low and high <= highest):
         raise SchemaError(
             f"values from {low:g} to {high:g}; {expected.low:g} to {expected.high:g} are allowed",
             field=f"{field}.data",

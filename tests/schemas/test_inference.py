@@ -154,6 +154,29 @@ def test_bad_binary_names_its_field(change: Any, field: str) -> None:
     assert caught.value.field == field
 
 
+BOUNDS = st.floats(-1e30, 1e30) | st.sampled_from([-2.1179, 2.64, 0.1, 1e308, -1e308])
+
+
+@given(BOUNDS, BOUNDS, st.sampled_from(["json", "binary"]))
+def test_the_range_includes_its_bounds(one: float, other: float, encoding: Any) -> None:
+    """As FP32 holds them; the next value beyond is refused, and so is infinity."""
+    low, high = sorted((one, other))
+    models = {"m": Expected("m", (2,), "float32", low, high)}
+    with np.errstate(over="ignore"):
+        bounds = np.clip(np.array([[low, high]]), -3.4028234663852886e38, 3.4028234663852886e38)
+        x = bounds.astype(np.float32)
+        beyond = np.nextafter(x, np.float32([[-np.inf, np.inf]]), dtype=np.float32)
+    value, headers = encode_request(model="m", x=x, encoding=encoding)
+    assert decode(value, headers, models=models).x.tobytes() == x.tobytes()
+    for column in range(2):
+        wrong = x.copy()
+        wrong[0, column] = beyond[0, column]
+        value, headers = encode_request(model="m", x=wrong)
+        with pytest.raises(SchemaError) as caught:
+            decode(value, headers, models=models)
+        assert caught.value.field == "inputs[0].data"
+
+
 def test_data_beside_the_binary_part_is_refused() -> None:
     """A record with a binary part holds all its tensors there."""
     value = body()
