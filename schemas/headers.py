@@ -20,6 +20,9 @@ KNOWN = frozenset(
 )  # fmt: skip
 """The headers that are read; all others are passed over."""
 TRACE = ("traceparent", "tracestate")
+MAX_TRACE = 512
+"""Bytes of a trace header that is copied; W3C's Trace Context asks for no more of who passes it on.
+A longer one is left out: it would make the copy larger than its topic takes."""
 
 
 def read(headers: Headers, *, limit: int, also: str = "") -> Mapping[str, str]:
@@ -56,6 +59,18 @@ def read(headers: Headers, *, limit: int, also: str = "") -> Mapping[str, str]:
         except UnicodeDecodeError as error:
             raise SchemaError(f"the header {lower} is not UTF-8", field=lower) from error
     return found
+
+
+def trace(known: Mapping[str, str]) -> Written:
+    """The trace headers to copy to what a record leads to: those of at most `MAX_TRACE` bytes.
+
+    Parameters
+    ----------
+    known:
+        By lower-case name; in structured mode the attributes of the envelope are among them.
+    """
+    found = [(name, known[name].encode()) for name in TRACE if name in known]
+    return tuple((name, content) for name, content in found if len(content) <= MAX_TRACE)
 
 
 def event_headers(

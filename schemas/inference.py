@@ -79,7 +79,7 @@ class Request:
     encoding:
         How it is to be answered; what came in an envelope is answered in JSON.
     trace:
-        Trace headers to copy to what this record leads to.
+        Trace headers to copy to what this record leads to; none of more than 512 bytes.
     """
 
     id: str
@@ -155,10 +155,7 @@ class Opened:
     @property
     def trace(self) -> Written:
         """Trace headers to copy to what this record leads to."""
-        return tuple(
-            [(name, self.known[name].encode()) for name in record_headers.TRACE
-             if name in self.known]
-        )  # fmt: skip
+        return record_headers.trace(self.known)
 
 
 def open_record(

@@ -180,7 +180,7 @@ def _read_sample(
         x=x,
         labels=labels,
         encoding="binary",
-        trace=tuple((n, known[n].encode()) for n in record_headers.TRACE if n in known),
+        trace=record_headers.trace(known),
     )
 
 

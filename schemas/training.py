@@ -35,7 +35,7 @@ class Sample:
     labels:
         (rows,) int64, 0 to classes − 1.
     trace:
-        Trace headers to copy to what this record leads to.
+        Trace headers to copy to what this record leads to; none of more than 512 bytes.
     """
 
     model: str

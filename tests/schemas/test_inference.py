@@ -214,6 +214,24 @@ def test_responses_are_skipped_and_traces_kept() -> None:
     assert got.time is not None
 
 
+def test_a_long_trace_is_not_copied() -> None:
+    """At most 512 bytes each, as a header or as an attribute of an envelope, and by itself."""
+    for length, kept in ((512, True), (513, False)):
+        state = "é" * 256 + "x" * (length - 512)
+        headers = [("traceparent", b"00-a"), ("TraceState", state.encode())]
+        assert decode(body(), headers).trace == (
+            ("traceparent", b"00-a"), *[("tracestate", state.encode())] * kept,
+        )  # fmt: skip
+        envelope = {
+            "specversion": "1.0", "id": "e", "source": "/s", "type": "t", "tracestate": state,
+            "data": json.loads(body()),
+        }  # fmt: skip
+        got = decode(
+            json.dumps(envelope).encode(), [("content-type", b"application/cloudevents+json")]
+        )
+        assert got.trace == (("tracestate", state.encode()),) * kept
+
+
 def test_a_large_value_is_too_large() -> None:
     """Size is judged before anything is parsed."""
     with pytest.raises(SchemaError) as caught:
