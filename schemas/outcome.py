@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
@@ -22,6 +23,10 @@ from schemas.training import LABEL, TOPIC, Sample
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 8
+MAX_ROWS = 65_536
+"""Rows of a record of ``training.samples``: what ``[limits] rows`` is unless it is changed."""
+MAX_REASONS = 64
+_INT32, _INT64 = 2**31 - 1, 2**63 - 1
 
 Verdict = Literal["accepted", "quarantined"]
 
@@ -114,8 +119,13 @@ def encode_outcome(outcome: Outcome) -> tuple[bytes, Written]:
     return value, (*event, *known.items(), *written, *sample.trace)
 
 
-def decode_outcome(value: bytes | None, headers: Headers) -> Outcome:
+def decode_outcome(value: bytes | None, headers: Headers, *, max_rows: int = MAX_ROWS) -> Outcome:
     """Read an outcome; what was released from quarantine reads as accepted.
+
+    Parameters
+    ----------
+    max_rows:
+        Row numbers are below this: readers keep what lies between them.
 
     Raises
     ------
@@ -128,9 +138,7 @@ def decode_outcome(value: bytes | None, headers: Headers) -> Outcome:
         size=MAX_BYTES, depth=MAX_DEPTH,
     )  # fmt: skip
     arrays = {name: entry[2] for name, entry in tensors.read(body, max_rows=MAX_BYTES).items()}
-    rows = tuple(
-        _number(known, "nnsec-rows", part) for part in known.get("nnsec-rows", "").split(",")
-    )
+    rows = _rows(known, max_rows)
     sample = _read_sample(body.fields, arrays, len(rows), known)
     parameters = body.fields["parameters"]
     named = str(parameters.get("reasons", ""))
@@ -142,8 +150,8 @@ def decode_outcome(value: bytes | None, headers: Headers) -> Outcome:
         raise SchemaError("no UUID", field="nnsec-log") from error
     return Outcome(
         log=log,
-        partition=_number(known, "nnsec-partition"),
-        offset=_number(known, "nnsec-offset"),
+        partition=_number(known.get("nnsec-partition", ""), "nnsec-partition", _INT32),
+        offset=_number(known.get("nnsec-offset", ""), "nnsec-offset", _INT64),
         rows=rows,
         sample=sample,
         verdict="quarantined" if "nnsec-reasons" in known else "accepted",
@@ -154,11 +162,19 @@ def decode_outcome(value: bytes | None, headers: Headers) -> Outcome:
     )
 
 
-def _number(known: Mapping[str, str], name: str, text: str | None = None) -> int:
-    found = known.get(name, "") if text is None else text
-    if not re.fullmatch(r"[0-9]{1,19}", found):
-        raise SchemaError(f"{found[:40]!r} is no decimal number", field=name)
-    return int(found)
+def _number(text: str, field: str, largest: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) > largest:
+        raise SchemaError(f"{text[:40]!r} is no number from 0 to {largest}", field=field)
+    return int(text)
+
+
+def _rows(known: Mapping[str, str], max_rows: int) -> tuple[int, ...]:
+    field = "nnsec-rows"
+    texts = known.get(field, "").split(",", max_rows)
+    rows = tuple(_number(text, field, max_rows - 1) for text in texts)
+    if any(row >= after for row, after in pairwise(rows)):
+        raise SchemaError("row numbers ascend", field=field)
+    return rows
 
 
 def _read_sample(
@@ -187,6 +203,10 @@ def _read_sample(
 def _read_reasons(
     names: tuple[str, ...], arrays: Mapping[str, NDArray[Any]], rows: int
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[dict[str, Figure], ...]]:
+    if len(names) > MAX_REASONS or len(set(names)) < len(names):
+        raise SchemaError(
+            f"reasons are at most {MAX_REASONS} names, each once", field="parameters.reasons"
+        )
     shape = (rows, len(names))
     tables = [arrays.get(name) for name in ("reasons", "figures", "thresholds")]
     if any(table is not None and table.shape != shape for table in tables):
@@ -197,8 +217,9 @@ def _read_reasons(
     reasons = tuple(tuple(n for n, bit in zip(names, row, strict=True) if bit) for row in bits)
     if values is None or bounds is None:
         return reasons, ()
+    place = {name: column for column, name in enumerate(names)}
     figures = tuple(
-        {n: Figure(float(values[i, names.index(n)]), float(bounds[i, names.index(n)])) for n in row}
+        {n: Figure(float(values[i, place[n]]), float(bounds[i, place[n]])) for n in row}
         for i, row in enumerate(reasons)
     )
     return reasons, figures

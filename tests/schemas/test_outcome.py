@@ -95,6 +95,11 @@ def without(headers: Any, **changes: bytes | None) -> list[tuple[str, bytes]]:
         ({"nnsec_partition": None}, "nnsec-partition"), ({"nnsec_offset": b"-1"}, "nnsec-offset"),
         ({"nnsec_rows": b""}, "nnsec-rows"), ({"nnsec_rows": b"0,x"}, "nnsec-rows"),
         ({"nnsec_rows": b"0"}, "inputs"), ({"nnsec_rows": b"0,1,2"}, "inputs"),
+        ({"nnsec_rows": b"2,0"}, "nnsec-rows"), ({"nnsec_rows": b"2,2"}, "nnsec-rows"),
+        ({"nnsec_rows": b"0,65536"}, "nnsec-rows"),
+        ({"nnsec_rows": b"0,9000000000000000000"}, "nnsec-rows"),
+        ({"nnsec_partition": b"2147483648"}, "nnsec-partition"),
+        ({"nnsec_offset": b"9223372036854775808"}, "nnsec-offset"),
         ({"ce_time": b"noon"}, "ce_time"), ({"content_type": b"text/plain"}, "content-type"),
         ({"inference_header_content_length": b"3"}, "value"),
     ],
@@ -115,6 +120,7 @@ def test_a_damaged_header_is_named(changes: dict[str, Any], field: str) -> None:
         (b'"source"', b'"sourcx"', "parameters.source"),
         (b'"name":"label"', b'"name":"lobel"', "inputs"),
         (b'"reasons":"outlier,trigger"', b'"reasons":"outlier_trigger"', "inputs"),
+        (b'"reasons":"outlier,trigger"', b'"reasons":"outlier,outlier"', "parameters.reasons"),
         (b'"parameters":{"source":', b'"parametery":{"source":', "parameters"),
         (b'"datatype":"INT64"', b'"datatype":"INT6x"', "inputs[1].datatype"),
     ],
@@ -131,6 +137,29 @@ def test_a_damaged_body_is_named(old: bytes, new: bytes, field: str | None) -> N
     with pytest.raises(SchemaError) as caught:
         decode_outcome(spoiled, headers)
     assert caught.value.field == field
+
+
+def test_the_largest_position_is_read() -> None:
+    """Kafka's last partition and offset, and the last row that a record can have."""
+    sent = outcome(partition=2**31 - 1, offset=2**63 - 1, rows=(0, 65_535))
+    found = decode_outcome(*encode_outcome(sent))
+    assert (found.partition, found.offset, found.rows) == (2**31 - 1, 2**63 - 1, (0, 65_535))
+    more = encode_outcome(outcome(rows=(0, 65_536)))
+    assert decode_outcome(*more, max_rows=65_537).rows == (0, 65_536)
+
+
+def test_more_reasons_than_there_can_be_are_refused() -> None:
+    """There are 64 at most, so that reading a row costs little."""
+    for count in (64, 65):
+        names = tuple(f"n{number}" for number in range(count))
+        figures = {name: Figure(2.0, 1.0) for name in names}
+        written = encode_outcome(outcome(reasons=(names, names), figures=(figures, figures)))
+        if count == 64:
+            assert decode_outcome(*written).reasons == (names, names)
+            continue
+        with pytest.raises(SchemaError) as caught:
+            decode_outcome(*written)
+        assert caught.value.field == "parameters.reasons"
 
 
 def test_labels_of_another_type_are_refused() -> None:
