@@ -171,12 +171,7 @@ def decode_score(value: bytes | None, headers: Headers) -> Score:
     length = known.get("inference-header-content-length")
     binary: bytes | None = None
     if value is not None and known.get("content-type") == BINARY:
-        size = int(length) if length and length.isascii() and length.isdigit() else -1
-        if not 0 <= size <= len(value):
-            raise SchemaError(
-                f"{str(length)[:40]!r} is no length within the value's {len(value)} bytes",
-                field="inference-header-content-length",
-            )
+        size = tensors.header_length(length, len(value))
         value, binary = value[:size], value[size:]
     if binary is not None and len(binary) > MAX_OWN_BYTES:
         raise SchemaError(f"{len(binary)} bytes of tensors", error_class="TooLarge")

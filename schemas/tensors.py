@@ -71,7 +71,7 @@ def split(
         raise SchemaError(f"{len(value)} bytes; at most {size} are allowed", error_class="TooLarge")
     binary: bytes | None = None
     if media == "application/octet-stream":
-        header = _length(length, len(value))
+        header = header_length(length, len(value))
         value, binary = value[:header], value[header:]
     elif media == "application/json":
         if length is not None:
@@ -87,7 +87,19 @@ def split(
     return Body(fields, binary)
 
 
-def _length(text: str | None, size: int) -> int:
+def header_length(text: str | None, size: int) -> int:
+    """What ``inference-header-content-length`` says: bytes of JSON before the tensors.
+
+    Parameters
+    ----------
+    size:
+        Bytes of the value.
+
+    Raises
+    ------
+    SchemaError
+        If it is missing, no decimal, or more than there is.
+    """
     field = "inference-header-content-length"
     if text is None:
         raise SchemaError("application/octet-stream needs this header", field=field)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,10 @@ def read(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
         raise ConfigError(
             f"{path}: {error}; it needs x and y: numpy.savez(file, x=…, y=…)"
         ) from error
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        OSError, ValueError, EOFError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile,
+        zlib.error,
+    ) as error:  # fmt: skip
         raise ConfigError(
             f"{path} is no npz file of plain arrays: {error}; write it with numpy.savez"
         ) from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +117,37 @@ def _array(path: Path) -> None:
         np.save(file, np.eye(2))
 
 
+def _damaged(path: Path, change: Callable[[bytearray, int], object]) -> None:
+    """A file of numpy's own with some bytes changed; the number is where its list begins."""
+    content = io.BytesIO()
+    np.savez_compressed(content, x=np.arange(60).reshape(3, 20), y=np.arange(3))
+    raw = bytearray(content.getvalue())
+    change(raw, raw.index(b"PK\x01\x02"))
+    path.write_bytes(raw)
+
+
+def _garbled(path: Path) -> None:
+    name = len("x.npy")
+    _damaged(path, lambda raw, _: raw.__setitem__(slice(50 + name, 60 + name), b"\xff" * 10))
+
+
+def _compressed_anew(path: Path) -> None:
+    _damaged(path, lambda raw, at: raw.__setitem__(at + 10, 99))
+
+
+def _enciphered(path: Path) -> None:
+    _damaged(path, lambda raw, at: (raw.__setitem__(6, 1), raw.__setitem__(at + 8, 1)))
+
+
+def _vast(path: Path) -> None:
+    head = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (10**15,)}
+    np.lib.format.write_array_header_1_0(head, shape)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("x.npy", "y.npy"):
+            archive.writestr(name, head.getvalue())
+
+
 @pytest.mark.parametrize(
     ("write", "words"),
     [
@@ -125,8 +159,25 @@ def _array(path: Path) -> None:
         (_objects, "no npz file of plain arrays"),
         (lambda path: path.mkdir(), "no npz file"),
         (_array, "no npz file"),
+        (_garbled, "no npz file"),
+        (_compressed_anew, "no npz file"),
+        (_enciphered, "no npz file"),
+        (_vast, "no npz file"),
     ],
-    ids=["missing", "empty", "pickle", "broken zip", "no y", "objects", "folder", "npy"],
+    ids=[
+        "missing",
+        "empty",
+        "pickle",
+        "broken zip",
+        "no y",
+        "objects",
+        "folder",
+        "npy",
+        "garbled",
+        "compressed anew",
+        "enciphered",
+        "vast",
+    ],
 )
 def test_what_is_no_reference_file_is_refused(tmp_path: Path, write: Any, words: str) -> None:
     """Pickle is never read, and the file is named."""
