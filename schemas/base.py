@@ -22,6 +22,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_MS = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 _LAST_MS = (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 MAX_OWN_BYTES = 16 * 1024 * 1024
+MAX_USER_BYTES = 1024 * 1024
+"""What ``[limits] bytes`` is unless it is changed."""
 _RFC_3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:)(\d\d)(?:\.(\d{1,30}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
@@ -137,7 +139,11 @@ class Event(Model):
             Naming the field, for anything that is not this event.
         """
         strict_json.check(value, limit=MAX_OWN_BYTES)
-        assert value is not None  # noqa: S101 - `check` raised otherwise
+        return cls._read(value)
+
+    @classmethod
+    def _read(cls, value: bytes | None) -> Self:
+        assert value is not None  # noqa: S101 - `strict_json` raised otherwise
         try:
             return cls.model_validate_json(value)
         except ValidationError as error:
@@ -153,11 +159,29 @@ class UserEvent(Event):
 
     model_config = ConfigDict(extra="forbid")
 
+    @classmethod
+    def decode(cls, value: bytes | None, *, limit: int = MAX_USER_BYTES) -> Self:
+        """Read an event strictly; as `Event.decode`.
+
+        Parameters
+        ----------
+        limit:
+            Most bytes allowed.
+        """
+        fields = strict_json.loads(value, limit=limit)
+        # Here and not by pydantic, which makes an error of each of as many as a stranger sends.
+        if isinstance(fields, dict):
+            for name in fields:
+                if name not in cls.model_fields:
+                    odd = strict_json.shown(name)
+                    raise SchemaError(f"unknown field {odd}", field=odd)
+        return cls._read(value)
+
 
 def to_schema_error(error: ValidationError) -> SchemaError:
-    """Name the first field that pydantic refused."""
+    """Name the first field that pydantic refused, cut where a stranger's key is in it."""
     first: Any = error.errors(include_url=False, include_input=False)[0]
     field = ""
     for part in first["loc"]:
         field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
-    return SchemaError(first["msg"], field=field or "value")
+    return SchemaError(first["msg"], field=strict_json.shown(field or "value"))

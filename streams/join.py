@@ -106,7 +106,7 @@ class JoinAgent:
         if record.topic == SCORES:
             return pairs.add_score((record.key or b"").decode("utf-8", "replace"), record)
         try:
-            label = Label.decode(record.value)
+            label = Label.decode(record.value, limit=self._context.settings.limits.bytes)
         except SchemaError as error:
             outs.append(dead_letter(self._context.settings, self._context.logs, record, error, 1))
             return []

@@ -225,6 +225,7 @@ async def test_a_label_elsewhere_is_forwarded_once() -> None:
         (Record(LABELS, 0, 1, STAMP, b"k", b'{"id":"a"}'), "label"),
         (Record(LABELS, 0, 1, STAMP, b"k", b'{"id":"a","label":1,"x":1}'), "x"),
         (Record(LABELS, 0, 1, STAMP, b"k", b'{"id":"a","label":65536}'), "label"),
+        (Record(LABELS, 0, 1, STAMP, b"k", b'{"id":"a\\n","label":1}'), "id"),
         (Record(LABELS, 0, 1, STAMP, b"k", b'{"id":"a","label":1,"row":-1}'), "row"),
         (Record(LABELS, 0, 1, STAMP, b"k", None), "value"),
     ],
@@ -237,6 +238,14 @@ async def test_what_is_no_label_is_a_dead_letter(record: Record, field: str) -> 
     assert [out.topic for out in outs] == ["dead-letters", "summaries"]
     letter = decode_dead_letter(outs[0].key, outs[0].value, outs[0].headers)
     assert (letter.error_class, letter.field) == ("SchemaError", field)
+
+
+async def test_a_label_is_held_to_the_configured_size() -> None:
+    """As all that users send."""
+    large = Record(LABELS, 0, 1, STAMP, b"k", b'{"id":"a","label":1}'.ljust(2**20 + 1))
+    (out,) = await (await Logs().agent()).process([large])
+    letter = decode_dead_letter(out.key, out.value, out.headers)
+    assert (letter.error_class, letter.field) == ("TooLarge", "value")
 
 
 async def test_what_is_no_score_meets_nothing(caplog: pytest.LogCaptureFixture) -> None:
