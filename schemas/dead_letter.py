@@ -6,6 +6,7 @@ A dead letter is no CloudEvent, though it carries the ``ce_`` headers of the rec
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -22,6 +23,9 @@ MAX_FIELD = 256
 
 _OWN = "nnsec-"
 _RENAMED = "original-"
+_TAKEN = re.compile(f"(?:{_RENAMED})*{_OWN}", re.ASCII | re.IGNORECASE)
+"""How a header begins that gets a prefix: our own name, also where it has prefixes already, so that
+one is taken off again and no more."""
 _RECORD = 128
 """Bytes that a batch of one record adds at most."""
 _EACH = 12
@@ -162,9 +166,10 @@ def _headers(**values: object) -> Written:
 
 
 def _renamed(name: str) -> str:
-    return _RENAMED + name if name.lower().startswith(_OWN) else name
+    return _RENAMED + name if _TAKEN.match(name) else name
 
 
 def _restored(name: str) -> str:
+    """What `_renamed` was given: one prefix less, where it put one."""
     rest = name.removeprefix(_RENAMED)
-    return rest if rest.lower().startswith(_OWN) else name
+    return rest if _TAKEN.match(rest) else name

@@ -31,8 +31,9 @@ def read_back(value: bytes | None, headers: Headers = (), **more: Any) -> DeadLe
 
 
 names = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
-    ["nnsec-model", "NNSEC-Error", "ce_id", "content-type", "traceparent"]
-)
+    ["nnsec-model", "NNSEC-Error", "ce_id", "content-type", "traceparent", "original-",
+     "original-a", "original-nnsec-model", "original-original-nnsec-a", "Original-Nnsec-Error"]
+)  # fmt: skip
 
 
 @given(
@@ -62,6 +63,21 @@ def test_header_names_are_the_published_ones() -> None:
         ("nnsec-field", b"inputs[0].dta"), ("nnsec-attempts", b"3"),
         ("nnsec-topic", b"inference.inputs"), ("nnsec-partition", b"3"), ("nnsec-offset", b"17"),
         ("nnsec-log", str(LOG).encode()), ("nnsec-timestamp", b"1700000000123"),
+    )  # fmt: skip
+
+
+def test_a_name_that_has_the_prefix_already_gets_one_more() -> None:
+    """A record's own header comes back under its name; what was written before reads as ever."""
+    own = (("original-nnsec-model", b"m"), ("original-nnsec", b"n"), ("Original-NNSEC-a", b"o"))
+    key, value, headers = written(b"{}", own)
+    assert headers[:3] == (
+        ("original-original-nnsec-model", b"m"), ("original-nnsec", b"n"),
+        ("original-Original-NNSEC-a", b"o"),
+    )  # fmt: skip
+    assert decode_dead_letter(key, value, headers).headers == own
+    before = (("original-nnsec-model", b"m"), ("Original-NNSEC-a", b"o"), *headers[3:])
+    assert decode_dead_letter(key, value, before).headers == (
+        ("nnsec-model", b"m"), ("Original-NNSEC-a", b"o"),
     )  # fmt: skip
 
 
