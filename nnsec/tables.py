@@ -194,11 +194,15 @@ class Trainer(Table):
     release_key: str = ""
     """Private key (PEM file) that signs checkpoints."""
     reference: str = ""
-    """Clean data (npz: x, y) held apart, on which detectors are fitted; ``{model}`` is replaced."""
+    """Clean data (npz: x, y) held apart, on which detectors are fitted; ``{model}`` is replaced.
+    Some are learned beside the samples."""
     min_samples: Count = 200
     """Accepted samples, not learned from yet, from which on a new checkpoint is trained."""
     epochs: Count = 5
     """Passes over them."""
+    max_accuracy_loss: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """How far the accuracy of what was trained may be under that of the checkpoints it comes from,
+    on reference data held out; what loses more is not signed."""
     adversarial_epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
     """L∞ bound of adversarial training, of the input range; 0 for none."""
     seed: int = 0

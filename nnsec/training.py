@@ -144,6 +144,34 @@ def fit(
     return module.eval()
 
 
+def replayed(y: NDArray[np.integer], n: int, *, seed: int) -> NDArray[np.int64]:
+    """Choose rows to train on beside new ones, so that no class is forgotten.
+
+    Parameters
+    ----------
+    y:
+        (rows,) classes of what there is.
+    n:
+        How many to choose.
+    seed:
+        Of the draw.
+
+    Returns
+    -------
+    (n,) row numbers: each class in turn, as long as it has rows; over again where n is larger.
+
+    Examples
+    --------
+    >>> y = np.array([0, 0, 0, 0, 1, 2])
+    >>> sorted(y[replayed(y, 3, seed=0)])
+    [0, 1, 2]
+    """
+    drawn = np.random.default_rng(seed).permutation(len(y))
+    order = drawn[np.argsort(y[drawn], kind="stable")]
+    place = np.arange(len(y)) - np.searchsorted(y[order], y[order])  # among those of its class
+    return np.resize(order[np.argsort(place, kind="stable")], n)
+
+
 def evaluate(
     module: nn.Module,
     x: NDArray[Any],

@@ -2,7 +2,8 @@
 
 It holds no state but what topics and the registry say, so it may be killed at any moment: what a
 checkpoint in the registry has learned is never learned twice, and one whose promotion was not asked
-for before the kill is asked for after it.
+for before the kill is asked for after it. A lesson that made the model worse is remembered until
+the process ends, and is tried once more by the next one.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import UUID
 
-from nnsec import training
+from prometheus_client import Counter
+
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
 from nnsec.adapters.registry import Registry
@@ -30,9 +31,7 @@ from nnsec.checkpoints import (
     newest_clean,
     survey,
 )
-from nnsec.checkpoints.loading import with_weights
-from nnsec.checkpoints.provenance import SAMPLES
-from nnsec.checkpoints.reference import read
+from nnsec.checkpoints.provenance import SAMPLES, Position
 from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings
 from nnsec.trust import keys
@@ -41,14 +40,15 @@ from schemas.command import Command
 from schemas.headers import event_headers
 from workers import process
 from workers.curriculum import TOPICS, Lesson, Told, lineage
+from workers.fine_tuning import Refusal, Worse, check, fine_tune, weak
+from workers.words import counted
 
 CALM = 3.0
 """Seconds without a new revocation before training: a quarantine revokes in several records."""
 VALID = timedelta(hours=1)
 """How long the order to promote may be carried out."""
-BATCH = 64
-LEARNING_RATE = 1e-3
-ATTACK_STEPS = 7
+
+REFUSED = Counter("nnsec_refused_lessons", "Lessons that made the model worse", ["model"])
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Stopped(Exception):  # noqa: N818 - no error: the process was asked to end
 
 
 class Trainer:
-    """Trains on from the newest checkpoint that learned from nothing revoked.
+    """Trains on from the newest checkpoint that learned from nothing revoked and is good enough.
 
     Parameters
     ----------
@@ -87,6 +87,8 @@ class Trainer:
         self._trusted = tuple(keys.load_public(path) for path in settings.trust.release_keys)
         self._registry = Registry(settings.registry.url)
         self._looked: dict[str, int] = {}
+        self._refused: dict[str, Refusal] = {}
+        self._weak: dict[str, str] = {}
         self.told = Told(log, self._operator.public, settings.models)
 
     async def step(self, model: str, *, now: datetime, clock: float) -> Out | None:
@@ -121,67 +123,100 @@ class Trainer:
         found = await asyncio.to_thread(
             survey, self._registry, model, release_keys=self._trusted, now=now
         )
-        version = newest_clean(found.manifests, self.told.revoked, found.digests)
+        manifests = found.manifests
+        bad = self._weak_ones(model, manifests)
+        version = newest_clean(manifests, self.told.revoked, found.digests, exclude=bad)
         order = None
         if version is None:
             logger.warning("model %s has no checkpoint to train on from", model)
         else:
             parent = Parent(version=version, digest=found.digests[version])
-            order = self._unasked(found.manifests[version], parent, now)
-            if order is None and (lesson := self._lesson(model, lineage(version, found.manifests))):
-                newest = max(found.manifests)
-                made = await asyncio.to_thread(self._train, model, parent, newest, lesson, now)
-                digest = Parent(version=made.version, digest=made.digest)
-                return self._unasked(made.manifest, digest, now)
+            order = self._unasked(manifests[version], parent, now)
+            order = order or await self._learn(model, parent, manifests, now)
         if order is None:  # else look again for what is to be learned
             self._looked[model] = changes
         return order
 
-    def _lesson(self, model: str, learned: Sequence[Manifest]) -> Lesson | None:
-        """What to train on; None if it is too little."""
+    def refused(self, model: str) -> str:
+        """Why the last lesson of a model was refused; empty if it was not."""
+        return self._refused[model].text if model in self._refused else ""
+
+    async def _learn(
+        self, model: str, parent: Parent, manifests: Mapping[int, Manifest], now: datetime
+    ) -> Out | None:
+        """Train on what is new, if it is enough, and make the order to promote the result."""
         curriculum = self.told.curricula.get(model)
         if curriculum is None:
             return None
         positions = curriculum.fresh(
-            learned, revoked=self.told.revoked, quarantined=self.told.quarantined()
-        )
+            lineage(parent.version, manifests),
+            revoked=self.told.revoked, quarantined=self.told.quarantined(),
+        )  # fmt: skip
+        if not self._enough(model, parent, positions):
+            return None
+        lesson = curriculum.lesson(positions)
+        try:
+            made = await asyncio.to_thread(self._train, model, parent, manifests, lesson, now)
+        except Worse as worse:
+            self._refuse(model, str(worse), parent, positions)
+            return None
+        self._refused.pop(model, None)
+        digest = Parent(version=made.version, digest=made.digest)
+        return self._unasked(made.manifest, digest, now)
+
+    def _enough(self, model: str, parent: Parent, positions: Sequence[Position]) -> bool:
+        """Whether to train; after a refusal only with a lesson that is as much another one."""
         wanted = self._settings.trainer.min_samples
         logger.info("model %s: %d of %d new samples accepted", model, len(positions), wanted)
-        return curriculum.lesson(positions) if len(positions) >= wanted else None
+        refused = self._refused.get(model)
+        another = refused is None or refused.differs(parent, positions, wanted)
+        return another and len(positions) >= wanted
+
+    def _refuse(
+        self, model: str, reason: str, parent: Parent, positions: Sequence[Position]
+    ) -> None:
+        wanted = counted(self._settings.trainer.min_samples, "further sample")
+        text = f"model {model}: {reason}; it is not signed, and not tried again before {wanted}"
+        logger.error("%s", text)
+        REFUSED.labels(model).inc()
+        self._refused[model] = Refusal(parent, frozenset(positions), text)
+
+    def _weak_ones(self, model: str, manifests: Mapping[int, Manifest]) -> Mapping[int, str]:
+        """Checkpoints too weak to be trained on from; said whenever they change."""
+        found = weak(manifests, self._settings.trainer.max_accuracy_loss)
+        text = "; ".join(f"{version}: {reason}" for version, reason in sorted(found.items()))
+        if text != self._weak.get(model, ""):
+            logger.warning("model %s: checkpoints not trained on from: %s", model, text or "none")
+            self._weak[model] = text
+        return found
 
     def _train(
-        self, model: str, parent: Parent, newest: int, lesson: Lesson, now: datetime
-    ) -> Created:
+        self, model: str, parent: Parent, manifests: Mapping[int, Manifest], lesson: Lesson,
+        now: datetime,
+    ) -> Created:  # fmt: skip
         """Fine-tune the parent, and make a checkpoint of it; runs in a thread."""
         table, spec = self._settings.trainer, self._settings.models[model]
         base = load(
             self._registry, model, parent.version, release_keys=self._trusted, spec=spec, now=now,
             expected_digest=parent.digest,
         )  # fmt: skip
-        weights = {name: value.cpu() for name, value in base.network.module.state_dict().items()}
-        module = with_weights(spec, weights)
         logger.info(
             "model %s: training on from checkpoint %d with %d samples",
             model, parent.version, len(lesson.x),
         )  # fmt: skip
-        epsilon = table.adversarial_epsilon
-        training.fit(
-            module, lesson.x, lesson.y, input=spec.input, epochs=table.epochs, batch=BATCH,
-            lr=LEARNING_RATE, seed=table.seed + parent.version, progress=self._progress,
-            adversarial=training.Adversarial(epsilon=epsilon, steps=ATTACK_STEPS)
-            if epsilon
-            else None,
-        )  # fmt: skip
-        x, y = read(Path(table.reference.replace("{model}", model)))
+        tuned = fine_tune(base, lesson, spec=spec, table=table, progress=self._progress)
+        check(tuned, lineage(parent.version, manifests), table)
         made = create(
-            self._registry, model=model, spec=spec, weights=module.state_dict(), x=x, y=y,
-            key=self._release, now=now, seed=table.seed, above=newest, parent=parent,
+            self._registry, model=model, spec=spec, weights=tuned.weights, x=tuned.reference.x,
+            y=tuned.reference.y, splits=tuned.splits, metrics=tuned.metrics, key=self._release,
+            now=now, seed=table.seed, above=max(manifests), parent=parent,
             provenance=gather(lesson.batches),
         )  # fmt: skip
         metrics = made.manifest.metrics
         logger.info(
-            "model %s: checkpoint %d signed, accuracy %.3f clean and %.3f under attack",
-            model, made.version, metrics.clean_accuracy, metrics.robust_accuracy or 0.0,
+            "model %s: checkpoint %d signed, accuracy %.3f clean (%.3f before) and %.3f under "
+            "attack", model, made.version, metrics.clean_accuracy, tuned.before,
+            metrics.robust_accuracy or 0.0,
         )  # fmt: skip
         return made
 
@@ -257,6 +292,7 @@ async def _turn(
         logger.info("model %s: training was broken off", model)
     else:
         own.problem("the registry")
+        own.problem(f"a better lesson of model {model}", trainer.refused(model))
         if order is not None:
             await publish(order)
             logger.info("model %s: asked to promote what was trained", model)

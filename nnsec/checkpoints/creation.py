@@ -31,6 +31,7 @@ from nnsec.checkpoints.measuring import (
     calibration_figures,
     check_outputs,
     drift_reference,
+    held_out,
     measure,
 )
 from nnsec.checkpoints.provenance import Provenance
@@ -107,7 +108,8 @@ def create(
     weights:
         safetensors, as bytes or as a file, or tensors by name.
     x:
-        (n, *shape) clean inputs in the wire dtype, none of which the weights were trained on.
+        (n, *shape) clean inputs in the wire dtype; the weights were trained on none of them, or
+        only on some of the part ``train`` of ``splits``.
     y:
         (n,) their classes.
     key:
@@ -163,7 +165,7 @@ def create(
     told(STEPS[2])
     screens = ScreenSuite.fit(network, data.x, data.y, splits=parts, seed=seed, alpha=spec.alpha)
     told(STEPS[3])
-    held = np.random.default_rng(seed).permutation(np.concatenate([parts.calibrate, parts.test]))
+    held = held_out(parts, seed)
     manifest = Manifest(
         **_made_of(spec, suite, data),
         model=model,

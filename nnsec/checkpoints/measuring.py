@@ -14,6 +14,7 @@ from nnsec.bets import LEVELS
 from nnsec.checkpoints.manifest import CalibrationFigures, DriftReference, Metrics
 from nnsec.errors import ConfigError
 from nnsec.network import Network
+from nnsec.splits import Index, Splits
 from nnsec.suite import Scored, Suite
 
 CHUNK = 4096
@@ -39,6 +40,11 @@ def check_outputs(network: Network, x: NDArray[Any]) -> None:
             f"the model gives NaN or infinity for {bad} of {len(x)} reference inputs; correct the "
             "weights, or the scaling: it is given float32 in [0, 1]"
         )
+
+
+def held_out(splits: Splits, seed: int) -> Index:
+    """(n,) rows that the figures are of: no weights and no detectors learned from them."""
+    return np.random.default_rng(seed).permutation(np.concatenate([splits.calibrate, splits.test]))
 
 
 def measure(

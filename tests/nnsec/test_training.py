@@ -11,7 +11,7 @@ from nnsec import datasets
 from nnsec.errors import ConfigError
 from nnsec.models import small_cnn
 from nnsec.settings import Input
-from nnsec.training import Adversarial, evaluate, fit
+from nnsec.training import Adversarial, evaluate, fit, replayed
 
 DIGITS = datasets.load("digits")
 BLOBS = Input(shape=(4,), dtype="float32", range=(-4.0, 4.0))
@@ -48,6 +48,16 @@ def test_adversarial_training_makes_digits_robust() -> None:
     assert min(clean.clean, robust.clean) > 0.85
     assert robust.robust > clean.robust + 0.05
     assert robust.n == 200
+
+
+def test_what_is_replayed_is_of_all_classes_alike() -> None:
+    """Each in turn, a rare one as long as it has rows; over again where more are asked for."""
+    y = np.repeat([0, 1, 2], [50, 40, 3])
+    assert np.bincount(y[replayed(y, 9, seed=0)]).tolist() == [3, 3, 3]
+    assert np.bincount(y[replayed(y, 33, seed=0)]).tolist() == [15, 15, 3]
+    chosen = replayed(y, 186, seed=0)
+    assert np.bincount(chosen).tolist() == [2] * 93
+    assert (chosen != replayed(y, 186, seed=1)).any()
 
 
 def test_training_is_a_function_of_its_arguments() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out, Record
 from nnsec.adapters.registry import SIGNATURE, Registry
-from nnsec.checkpoints import Manifest
+from nnsec.checkpoints import Manifest, Parent, create
 from nnsec.checkpoints.manifest import MANIFEST
 from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings, parse
@@ -44,12 +49,13 @@ def school(settings: Settings, checkpoint: MadeCheckpoint, tmp_path: Path) -> Se
 
 
 def samples(
-    checkpoint: MadeCheckpoint, offsets: range, source: str = "s1", log: UUID = LOG
+    checkpoint: MadeCheckpoint, offsets: range, source: str = "s1", log: UUID = LOG, first: int = 0
 ) -> list[Out]:
     """Accepted records of one held-out image each, as the screen writes them."""
     outs = []
     for offset in offsets:
-        x, y = checkpoint.x[offset : offset + 1], checkpoint.y[offset : offset + 1]
+        at = offset - first
+        x, y = checkpoint.x[at : at + 1], checkpoint.y[at : at + 1]
         found = Outcome(
             log=log, partition=0, offset=offset, rows=(0,), verdict="accepted", reasons=((),),
             sample=Sample("digits", f"r-{offset}", source, x, y, "binary"), version="1", time=NOW,
@@ -57,6 +63,23 @@ def samples(
         value, headers = encode_outcome(found)
         outs.append(Out("training.accepted", value, source.encode(), headers))
     return outs
+
+
+def with_trainer(settings: Settings, **changes: float) -> Settings:
+    """Settings with other values in `[trainer]`."""
+    return settings.model_copy(update={"trainer": settings.trainer.model_copy(update=changes)})
+
+
+def lesson(
+    checkpoint: MadeCheckpoint, offsets: range, classes: Sequence[int], *, shift: int = 0
+) -> list[Out]:
+    """Accepted records of noisy held-out images of these classes, labelled ``shift`` too high."""
+    rng = np.random.default_rng(offsets.start)
+    pick = rng.choice(np.flatnonzero(np.isin(checkpoint.y, classes)), len(offsets))
+    x = checkpoint.x[pick].astype(int)
+    x = np.clip(x + rng.integers(-2, 3, x.shape) * (x > 0), 0, 16).astype(np.uint8)
+    changed = replace(checkpoint, x=x, y=(checkpoint.y[pick] + shift) % 10)
+    return samples(changed, offsets, first=offsets.start)
 
 
 def tell(trainer: Trainer, *outs: Out, clock: float = 0.0) -> None:
@@ -133,6 +156,65 @@ async def test_it_learns_signs_and_asks_once(
     assert made.parent is not None
     assert made.parent.version == 1
     assert learned(made) == [o for o in range(40) if o not in (0, 3, 4, *range(24, 30))]
+
+
+async def test_a_lesson_of_one_class_makes_the_model_forget_no_other(
+    school: Settings, checkpoint: MadeCheckpoint
+) -> None:
+    """Right samples may all be of one class; reference data beside them keep the others known."""
+    trainer = Trainer(with_trainer(school, min_samples=200, epochs=5), LOG)
+    tell(trainer, *lesson(checkpoint, range(200), [3]))
+    assert await trainer.step("digits", now=NOW, clock=LATER) is not None
+    before, after = (manifest(school, version).metrics for version in (1, 2))
+    assert after.n == before.n
+    assert after.clean_accuracy > before.clean_accuracy - 0.02
+    assert manifest(school, 2).rows == 200, "reference data are no samples"
+
+
+async def test_what_a_lesson_made_worse_is_not_signed(
+    school: Settings, checkpoint: MadeCheckpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor asked for, nor tried again until there is as much to learn that is new."""
+    trainer = Trainer(with_trainer(school, epochs=10), LOG)
+    tell(trainer, *lesson(checkpoint, range(40), range(10), shift=1))
+    assert await trainer.step("digits", now=NOW, clock=LATER) is None
+    assert Registry(school.registry.url).list("digits") == (1,)
+    (said,) = (line.message for line in caplog.records if line.levelname == "ERROR")
+    assert "a lesson took the accuracy on 279 held-out inputs from 0.961 to 0." in said
+    assert said == trainer.refused("digits")
+
+    caplog.clear()
+    tell(trainer, *lesson(checkpoint, range(40, 59), range(10)))
+    assert await trainer.step("digits", now=NOW, clock=LATER) is None
+    assert not caplog.records, "19 of 20 further samples: nothing is trained"
+
+    tell(trainer, *lesson(checkpoint, range(59, 440), range(10)))
+    assert await trainer.step("digits", now=NOW, clock=LATER) is not None
+    assert manifest(school, 2).rows == 440
+    assert trainer.refused("digits") == ""
+
+
+async def test_nothing_is_built_on_a_weak_checkpoint(
+    school: Settings, checkpoint: MadeCheckpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that is worse than its parent by more than a lesson may make it; nor is it asked for."""
+    weights = load_file(checkpoint.weights)
+    bias = next(name for name, value in weights.items() if value.shape == (10,))
+    weights[bias] = weights[bias] + torch.linspace(0.0, 20.0, 10)
+    data = np.load(checkpoint.reference)
+    made = create(
+        Registry(school.registry.url), model="digits", spec=school.models["digits"],
+        weights=weights, x=data["x"], y=data["y"], key=keys.load_private(checkpoint.release_key),
+        now=NOW, parent=Parent(version=1, digest=checkpoint.digest),
+    )  # fmt: skip
+    assert 0.5 < made.manifest.metrics.clean_accuracy < 0.9
+    trainer = Trainer(school, LOG)
+    tell(trainer, *samples(checkpoint, range(24)))
+    assert await trainer.step("digits", now=NOW, clock=LATER) is not None
+    parent = manifest(school, 3).parent
+    assert parent is not None
+    assert parent.version == 1
+    assert "checkpoints not trained on from: 2: accuracy 0." in caplog.text
 
 
 async def test_what_others_put_into_the_registry_takes_no_number(
