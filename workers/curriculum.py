@@ -13,21 +13,35 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import Counter
 
 from nnsec.adapters.records import Record
 from nnsec.checkpoints import Revoked
 from nnsec.checkpoints.manifest import Learned, Manifest
-from nnsec.checkpoints.provenance import SAMPLES, Batch, Position, batch
+from nnsec.checkpoints.provenance import (
+    MAX_EXCLUSIONS,
+    SAMPLES,
+    Batch,
+    Position,
+    batch,
+    left_out,
+)
 from nnsec.errors import SchemaError, TrustError
 from nnsec.settings import ModelTable
 from nnsec.trust.commands import open_command
 from nnsec.trust.keys import PublicKey
 from schemas.base import from_millis
+from schemas.inference import Expected, check_tensor
 from schemas.outcome import Outcome, decode_outcome
 from schemas.revocation import Revocation
 from schemas.source import Source
+from schemas.training import check_labels
+from workers.data_file import DATATYPES
+from workers.words import counted
 
 TOPICS = ("training.accepted", "training.revocations", "sources", "commands")
+
+PASSED_OVER = Counter("nnsec_passed_over", "Records that the trainer cannot use", ["topic"])
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +95,7 @@ class Curriculum:
         self,
         manifests: Iterable[Manifest],
         *,
+        classes: int,
         revoked: AbstractSet[Position] = frozenset(),
         quarantined: AbstractSet[str] = frozenset(),
     ) -> list[Position]:
@@ -90,30 +105,35 @@ class Curriculum:
         ----------
         manifests:
             The checkpoint to train on from, and its ancestors: what they learned is left out.
+        classes:
+            How many the model gives; what has another label is left out, with a line in the log.
         revoked:
             Positions that must not be learned from.
         quarantined:
             Sources of which nothing may be learned, revoked or not yet.
         """
         known = Known(part for manifest in manifests for part in manifest.learned)
-        return sorted(
+        found = sorted(
             position
             for position, (_, _, source) in self._rows.items()
             if source not in quarantined and position not in revoked and position not in known
         )
+        taught = [position for position in found if self._rows[position][1] < classes]
+        if len(taught) < len(found):
+            strange = counted(len(found) - len(taught), "accepted sample")
+            logger.warning("%s left out: the model has %d classes", strange, classes)
+        return taught
 
     def lesson(self, positions: Sequence[Position]) -> Lesson:
-        """Collect these rows.
+        """Collect these rows, as far as one manifest can name them; the rest is for the next.
 
         Parameters
         ----------
         positions:
             From `fresh`; at least one.
         """
-        records: dict[tuple[UUID, int, int], list[int]] = {}
-        for log, partition, offset, row in positions:
-            records.setdefault((log, partition, offset), []).append(row)
-        found = [self._rows[position] for position in positions]
+        records = _namable(positions)
+        found = [self._rows[*record, row] for record, rows in records.items() for row in rows]
         x = np.stack([one for one, _, _ in found])
         y = np.array([label for _, label, _ in found], np.int64)
         batches, start = [], 0
@@ -122,6 +142,24 @@ class Curriculum:
             batches.append(batch(log, partition, offset, rows, x[part], y[part]))
             start += len(rows)
         return Lesson(x, y, tuple(batches))
+
+
+def _namable(positions: Sequence[Position]) -> dict[tuple[UUID, int, int], list[int]]:
+    """Rows by record, the first ones: each record costs its exclusions, and one for its range."""
+    records: dict[tuple[UUID, int, int], list[int]] = {}
+    for log, partition, offset, row in positions:
+        records.setdefault((log, partition, offset), []).append(row)
+    cost = 0
+    found: dict[tuple[UUID, int, int], list[int]] = {}
+    for record, rows in records.items():
+        cost += 1 + left_out(rows)
+        if found and cost > MAX_EXCLUSIONS:
+            logger.warning(
+                "%s of this lesson wait for the next", counted(len(records) - len(found), "record")
+            )
+            break
+        found[record] = rows
+    return found
 
 
 class Known:
@@ -202,6 +240,7 @@ class Told:
         except SchemaError as error:
             where = f"{record.topic}/{record.partition}/{record.offset}"
             logger.warning("passed over %s: %s: %s", where, error.field, error)
+            PASSED_OVER.labels(record.topic).inc()
         self.changes += record.topic != "commands"
 
     @property
@@ -221,6 +260,12 @@ class Told:
             spec.input.shape, np.dtype(spec.input.dtype),
         ):  # fmt: skip
             return
+        # Whoever can write the topic could else stop the trainer for as long as the record is kept.
+        takes = Expected(sample.model, spec.input.shape, spec.input.dtype, *spec.input.range)
+        check_tensor(("input", DATATYPES[sample.x.dtype.name], sample.x), takes)
+        check_labels(sample.labels, len(spec.classes) or None, field="label")
+        if max(outcome.rows) >= MAX_EXCLUSIONS or len(set(outcome.rows)) < len(outcome.rows):
+            raise SchemaError("rows are distinct, and no manifest names these", field="nnsec-rows")
         self.curricula.setdefault(sample.model, Curriculum(self.log)).accept(outcome)
 
     def _source(self, source: Source) -> None:

@@ -149,7 +149,7 @@ class Trainer:
         if curriculum is None:
             return None
         positions = curriculum.fresh(
-            lineage(parent.version, manifests),
+            lineage(parent.version, manifests), classes=len(manifests[parent.version].classes),
             revoked=self.told.revoked, quarantined=self.told.quarantined(),
         )  # fmt: skip
         if not self._enough(model, parent, positions):

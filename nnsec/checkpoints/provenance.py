@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnsec.checkpoints.manifest import Learned
-from nnsec.errors import DigestMismatch
+from nnsec.errors import DigestMismatch, Unsafe
 
 SAMPLES = "training.samples"
+MAX_EXCLUSIONS = 100_000
+"""Rows that a manifest can say were left out of the records that it names: some 5 of its 16 MiB."""
 EMPTY_ROOT = hashlib.sha256(b"").hexdigest()
 
 Position = tuple[UUID, int, int, int]
@@ -87,6 +89,8 @@ def gather(batches: Iterable[Batch]) -> Provenance:
     ------
     DigestMismatch
         If one position comes with two contents.
+    Unsafe
+        If more than `MAX_EXCLUSIONS` rows of these records are left out.
     """
     found: dict[Position, bytes] = {}
     for part in batches:
@@ -127,6 +131,13 @@ def _learned(ordered: Sequence[Position]) -> tuple[Learned, ...]:
     partitions: dict[tuple[UUID, int], dict[int, set[int]]] = {}
     for log, partition, offset, row in ordered:
         partitions.setdefault((log, partition), {}).setdefault(offset, set()).add(row)
+    # Counted before they are listed: a row number may be anything.
+    count = sum(left_out(rows) for offsets in partitions.values() for rows in offsets.values())
+    if count > MAX_EXCLUSIONS:
+        raise Unsafe(
+            f"{count} rows are left out of the records learned from; a manifest names at most "
+            f"{MAX_EXCLUSIONS}"
+        )
     return tuple(
         Learned(
             log=log,
@@ -137,6 +148,11 @@ def _learned(ordered: Sequence[Position]) -> tuple[Learned, ...]:
         )
         for (log, partition), offsets in partitions.items()
     )
+
+
+def left_out(rows: Collection[int]) -> int:
+    """How many exclusions a record costs of which these distinct rows are learned from."""
+    return max(rows) + 1 - len(rows)
 
 
 def _runs(offsets: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -9,10 +9,11 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from nnsec.adapters.records import Record
 from nnsec.checkpoints.manifest import Learned
-from nnsec.checkpoints.provenance import gather
+from nnsec.checkpoints.provenance import MAX_EXCLUSIONS, gather
 from nnsec.settings import ModelTable
 from nnsec.trust import keys
 from nnsec.trust.commands import sign_command
@@ -31,11 +32,12 @@ OPERATOR = keys.generate()
 
 def outcome(offset: int, rows: tuple[int, ...] = (0,), **changes: Any) -> Record:
     """One record of ``training.accepted``: row r of offset o is an image of 1s, labelled r."""
-    shape = changes.pop("shape", (1, 8, 8))
+    shape, value = changes.pop("shape", (1, 8, 8)), changes.pop("value", 1)
+    labels = changes.pop("labels", rows)
     sample = Sample(
         model=changes.pop("model", "digits"), id=f"r-{offset}",
-        source=changes.pop("source", "s1"), x=np.ones((len(rows), *shape), np.uint8),
-        labels=np.array(rows, np.int64), encoding="binary",
+        source=changes.pop("source", "s1"), x=np.full((len(rows), *shape), value, np.uint8),
+        labels=np.array(labels, np.int64), encoding="binary",
     )  # fmt: skip
     found = Outcome(
         log=changes.pop("log", LOG), partition=changes.pop("partition", 0), offset=offset,
@@ -69,7 +71,7 @@ def told(*records: Record) -> Told:
 def fresh(found: Told, *manifests: Any) -> list[tuple[int, int]]:
     """(offset, row) of what may be learned."""
     positions = found.curricula["digits"].fresh(
-        manifests, revoked=found.revoked, quarantined=found.quarantined()
+        manifests, classes=10, revoked=found.revoked, quarantined=found.quarantined()
     )
     return [(offset, row) for _, _, offset, row in positions]
 
@@ -97,6 +99,54 @@ def test_what_does_not_belong_here_is_left_out(changes: dict[str, Any]) -> None:
     """Positions of another log, and samples that the configured model cannot take."""
     found = told(outcome(1), outcome(2, **changes))
     assert fresh(found) == [(1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"value": 17}, "input.data"), ({"labels": (-3,)}, "label"), ({"labels": (70_000,)}, "label"),
+     ({"rows": (10**17,)}, "nnsec-rows"), ({"rows": (10**19 - 1,)}, "nnsec-rows"),
+     ({"rows": (4, 4)}, "nnsec-rows")],
+)  # fmt: skip
+def test_what_cannot_be_learned_is_passed_over(
+    changes: dict[str, Any], field: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else one record on the topic would end every lesson, and the trainer; it is counted."""
+    before = REGISTRY.get_sample_value("nnsec_passed_over_total", {"topic": "training.accepted"})
+    changes = {"labels": (0,) * len(changes.get("rows", (0,)))} | changes
+    found = told(outcome(1), outcome(2, **changes))
+    assert fresh(found) == [(1, 0)]
+    assert caplog.records[0].message.startswith(f"passed over training.accepted/0/2: {field}: ")
+    after = REGISTRY.get_sample_value("nnsec_passed_over_total", {"topic": "training.accepted"})
+    assert (after or 0.0) - (before or 0.0) == 1.0
+
+
+def test_a_float_that_is_none_is_passed_over() -> None:
+    """NaN would make the weights NaN."""
+    spec = SPEC | {"input": {"shape": [2], "dtype": "float32", "range": [0, 1]}}
+    found = Told(LOG, OPERATOR.public, {"digits": ModelTable.model_validate(spec)})
+    for offset, value in enumerate((0.5, np.nan, np.inf, 1.5)):
+        sample = Sample("digits", "r", "s1", np.full((1, 2), value, np.float32),
+                        np.zeros(1, np.int64), "binary")  # fmt: skip
+        said = Outcome(LOG, 0, offset, (0,), sample, "accepted", ((),), "1", T0)
+        found.apply(Record("training.accepted", 0, offset, 0, b"", *encode_outcome(said)), 7.0)
+    assert fresh(found) == [(0, 0)]
+
+
+def test_a_label_that_the_model_lacks_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the configuration names no classes, the checkpoint says how many there are."""
+    found = told(outcome(1), outcome(2, labels=(10,)), outcome(3, labels=(9,)))
+    assert fresh(found) == [(1, 0), (3, 0)]
+    assert caplog.messages == ["1 accepted sample left out: the model has 10 classes"]
+
+
+def test_a_lesson_is_no_longer_than_a_manifest_can_name() -> None:
+    """A record of which only a late row is learned costs exclusions; others wait for the next."""
+    far = (MAX_EXCLUSIONS // 2 - 10,)
+    found = told(*(outcome(offset, far, labels=(1,)) for offset in range(5)))
+    curriculum = found.curricula["digits"]
+    lesson = curriculum.lesson(curriculum.fresh((), classes=10))
+    assert [part.offset for part in lesson.batches] == [0, 1]
+    assert len(lesson.x) == len(lesson.y) == gather(lesson.batches).rows == 2
 
 
 def test_what_is_revoked_is_not_learned() -> None:
@@ -141,7 +191,7 @@ def test_the_manifest_of_a_lesson_holds_exactly_its_rows() -> None:
     """So that it is known as learned after, and nothing else is."""
     found = told(*(outcome(offset, (0, 1, 3)) for offset in (0, 1, 4)), revocation(1, 1))
     curriculum = found.curricula["digits"]
-    positions = curriculum.fresh((), revoked=found.revoked)
+    positions = curriculum.fresh((), classes=10, revoked=found.revoked)
     lesson = curriculum.lesson(positions)
     assert lesson.x.shape == (8, 1, 8, 8)
     assert lesson.y.tolist() == [0, 1, 3, 0, 3, 0, 1, 3]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nnsec.checkpoints import provenance
 from nnsec.checkpoints.manifest import Learned
 from nnsec.checkpoints.provenance import Batch, Provenance, batch, gather
-from nnsec.errors import DigestMismatch
+from nnsec.errors import DigestMismatch, Unsafe
 
 LOG, OTHER = UUID(int=1), UUID(int=2)
 
@@ -51,6 +51,14 @@ def test_one_position_has_one_content() -> None:
     forged = batch(LOG, 0, 1, (0,), np.zeros((1, 2), np.uint8), np.array([9]))
     with pytest.raises(DigestMismatch, match=r"training\.samples/0/1#0"):
         gather([_batch(1), forged])
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("row", [provenance.MAX_EXCLUSIONS + 1, 10**17])
+def test_rows_that_no_manifest_can_name_are_refused(row: int) -> None:
+    """A row number may be anything; what is left out below it is counted before it is listed."""
+    with pytest.raises(Unsafe, match=f"{row} rows are left out"):
+        gather([Batch(LOG, 0, 1, (row,), (b"",))])
 
 
 def test_the_root_covers_position_input_and_label() -> None:
