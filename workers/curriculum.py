@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import Counter
 
-from nnsec.adapters.records import Record
-from nnsec.checkpoints import Revoked
 from nnsec.checkpoints.manifest import Learned, Manifest
 from nnsec.checkpoints.provenance import (
     MAX_EXCLUSIONS,
@@ -26,22 +24,9 @@ from nnsec.checkpoints.provenance import (
     batch,
     left_out,
 )
-from nnsec.errors import SchemaError, TrustError
-from nnsec.settings import ModelTable
-from nnsec.trust.commands import open_command
-from nnsec.trust.keys import PublicKey
-from schemas.base import from_millis
-from schemas.inference import Expected, check_tensor
-from schemas.outcome import Outcome, decode_outcome
-from schemas.revocation import Revocation
-from schemas.source import Source
-from schemas.training import check_labels
-from workers.data_file import DATATYPES
+from nnsec.settings import Input
+from schemas.outcome import Outcome
 from workers.words import counted
-
-TOPICS = ("training.accepted", "training.revocations", "sources", "commands")
-
-PASSED_OVER = Counter("nnsec_passed_over", "Records that the trainer cannot use", ["topic"])
 
 logger = logging.getLogger(__name__)
 
@@ -65,31 +50,71 @@ class Lesson:
     batches: tuple[Batch, ...]
 
 
+class _Taken(NamedTuple):
+    """The accepted rows of one record."""
+
+    data: bytes
+    """Row numbers and labels (int64 each), then inputs: an object for each would cost more."""
+    source: str
+    partition: int
+    """In ``training.accepted``, as the offset."""
+    offset: int
+
+
 class Curriculum:
-    """The accepted samples of one model, row by row; a row delivered twice is one row.
+    """The accepted samples of one model; a row delivered twice is one row.
+
+    What was learned or revoked is kept as well: a checkpoint may turn out tainted, and a revocation
+    be withdrawn, and then it may be learned again. It is kept as long as the topic has it.
 
     Parameters
     ----------
     log:
         Identity of the log of ``training.samples``; rows of an earlier log are left out.
+    input:
+        What the inputs are like.
     """
 
-    def __init__(self, log: UUID) -> None:
+    def __init__(self, log: UUID, input: Input) -> None:  # noqa: A002 - its name in the settings
         self._log = log
-        self._rows: dict[Position, tuple[NDArray[Any], int, str]] = {}
+        self._input = input
+        self._taken: dict[tuple[int, int], _Taken] = {}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return sum(len(self._open(taken)[0]) for taken in self._taken.values())
 
-    def accept(self, outcome: Outcome) -> None:
-        """Take in one record of ``training.accepted``."""
+    def accept(self, outcome: Outcome, place: tuple[int, int]) -> None:
+        """Take in one record of ``training.accepted``; of rows known before the new ones count.
+
+        Parameters
+        ----------
+        place:
+            Its partition and offset there.
+        """
         if outcome.log != self._log:
             return
-        rows = zip(outcome.rows, outcome.sample.x, outcome.sample.labels, strict=True)
-        for row, x, label in rows:
-            position = (outcome.log, outcome.partition, outcome.offset, row)
-            # A copy, as a view would keep the whole record in memory.
-            self._rows[position] = (x.copy(), int(label), outcome.sample.source)
+        rows, x = np.array(outcome.rows, np.int64), outcome.sample.x
+        labels, key = outcome.sample.labels, (outcome.partition, outcome.offset)
+        if known := self._taken.get(key):
+            parts = zip((rows, labels, x), self._open(known), strict=True)
+            rows, labels, x = (np.concatenate(pair) for pair in parts)
+        rows, first = np.unique(rows, return_index=True)
+        data = rows.tobytes() + labels[first].tobytes() + x[first].tobytes()
+        self._taken[key] = _Taken(data, sys.intern(outcome.sample.source), *place)
+
+    def forget(self, starts: Mapping[int, int]) -> None:
+        """Let go of what ``training.accepted`` has no longer, as if begun anew.
+
+        Parameters
+        ----------
+        starts:
+            The first offset of each of its partitions.
+        """
+        self._taken = {
+            key: taken
+            for key, taken in self._taken.items()
+            if taken.offset >= starts.get(taken.partition, 0)
+        }
 
     def fresh(
         self,
@@ -99,7 +124,7 @@ class Curriculum:
         revoked: AbstractSet[Position] = frozenset(),
         quarantined: AbstractSet[str] = frozenset(),
     ) -> list[Position]:
-        """Positions that may be learned from and were not yet, in order.
+        """Positions that may be learned from and were not yet, in order; for a thread.
 
         Parameters
         ----------
@@ -108,21 +133,28 @@ class Curriculum:
         classes:
             How many the model gives; what has another label is left out, with a line in the log.
         revoked:
-            Positions that must not be learned from.
+            Positions that must not be learned from; others may be added meanwhile.
         quarantined:
             Sources of which nothing may be learned, revoked or not yet.
         """
         known = Known(part for manifest in manifests for part in manifest.learned)
-        found = sorted(
-            position
-            for position, (_, _, source) in self._rows.items()
-            if source not in quarantined and position not in revoked and position not in known
-        )
-        taught = [position for position in found if self._rows[position][1] < classes]
-        if len(taught) < len(found):
-            strange = counted(len(found) - len(taught), "accepted sample")
-            logger.warning("%s left out: the model has %d classes", strange, classes)
-        return taught
+        found: list[Position] = []
+        strange = 0
+        # A copy, at one stroke: records are taken in meanwhile.
+        for (partition, offset), taken in self._taken.copy().items():
+            if taken.source in quarantined or known.whole(self._log, partition, offset):
+                continue
+            rows, labels, _ = self._open(taken)
+            for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+                position = (self._log, partition, offset, row)
+                if position not in revoked and position not in known:
+                    strange += label >= classes
+                    if label < classes:
+                        found.append(position)
+        if strange:
+            text = counted(strange, "accepted sample")
+            logger.warning("%s left out: the model has %d classes", text, classes)
+        return sorted(found)
 
     def lesson(self, positions: Sequence[Position]) -> Lesson:
         """Collect these rows, as far as one manifest can name them; the rest is for the next.
@@ -132,16 +164,22 @@ class Curriculum:
         positions:
             From `fresh`; at least one.
         """
-        records = _namable(positions)
-        found = [self._rows[*record, row] for record, rows in records.items() for row in rows]
-        x = np.stack([one for one, _, _ in found])
-        y = np.array([label for _, label, _ in found], np.int64)
-        batches, start = [], 0
-        for (log, partition, offset), rows in records.items():
-            part = slice(start, start + len(rows))
-            batches.append(batch(log, partition, offset, rows, x[part], y[part]))
-            start += len(rows)
-        return Lesson(x, y, tuple(batches))
+        inputs, labels, batches = [], [], []
+        for (log, partition, offset), rows in _namable(positions).items():
+            known, y, x = self._open(self._taken[partition, offset])
+            index = np.searchsorted(known, rows)
+            x, y = x[index], y[index]
+            inputs.append(x)
+            labels.append(y)
+            batches.append(batch(log, partition, offset, rows, x, y))
+        return Lesson(np.concatenate(inputs), np.concatenate(labels), tuple(batches))
+
+    def _open(self, taken: _Taken) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+        """(n,) row numbers, ascending; (n,) labels; (n, *shape) inputs."""
+        shape, dtype = self._input.shape, np.dtype(self._input.dtype)
+        n = len(taken.data) // (16 + dtype.itemsize * math.prod(shape))
+        rows, labels = np.frombuffer(taken.data, np.int64, 2 * n).reshape(2, n)
+        return rows, labels, np.frombuffer(taken.data, dtype, offset=16 * n).reshape(n, *shape)
 
 
 def _namable(positions: Sequence[Position]) -> dict[tuple[UUID, int, int], list[int]]:
@@ -172,20 +210,35 @@ class Known:
     """
 
     def __init__(self, parts: Iterable[Learned]) -> None:
-        self._parts: dict[tuple[UUID, int], list[tuple[list[int], Learned, frozenset[Any]]]] = {}
+        self._parts: dict[tuple[UUID, int], list[_Part]] = {}
         for part in parts:
             if part.topic == SAMPLES:
-                starts = [first for first, _ in part.ranges]
-                entry = (starts, part, frozenset(part.exclusions))
-                self._parts.setdefault((part.log, part.partition), []).append(entry)
+                self._parts.setdefault((part.log, part.partition), []).append(_Part(part))
 
     def __contains__(self, position: Position) -> bool:
         log, partition, offset, row = position
-        for starts, part, excluded in self._parts.get((log, partition), ()):
-            index = bisect_right(starts, offset) - 1
-            if index >= 0 and offset <= part.ranges[index][1] and (offset, row) not in excluded:
-                return True
-        return False
+        parts = self._parts.get((log, partition), ())
+        return any((offset, row) not in part.excluded for part in parts if part.covers(offset))
+
+    def whole(self, log: UUID, partition: int, offset: int) -> bool:
+        """Whether one manifest has all rows of a record, whatever they are."""
+        parts = self._parts.get((log, partition), ())
+        return any(offset not in part.broken for part in parts if part.covers(offset))
+
+
+class _Part:
+    """What a manifest says of one partition, for looking up."""
+
+    def __init__(self, part: Learned) -> None:
+        self._ranges = part.ranges
+        self._starts = [first for first, _ in part.ranges]
+        self.excluded = frozenset(part.exclusions)
+        self.broken = frozenset(offset for offset, _ in part.exclusions)
+
+    def covers(self, offset: int) -> bool:
+        """Whether an offset is in the ranges."""
+        index = bisect_right(self._starts, offset) - 1
+        return index >= 0 and offset <= self._ranges[index][1]
 
 
 def lineage(version: int, manifests: Mapping[int, Manifest]) -> tuple[Manifest, ...]:
@@ -197,83 +250,3 @@ def lineage(version: int, manifests: Mapping[int, Manifest]) -> tuple[Manifest, 
         parent = found[-1].parent
         at = parent.version if parent is not None and parent.version < at else None
     return tuple(found)
-
-
-@dataclass(slots=True)
-class Told:
-    """What the topics have said so far.
-
-    Parameters
-    ----------
-    log:
-        Identity of the log of ``training.samples``.
-    operator:
-        Whose commands to remember: the trainer's own key.
-    models:
-        What inputs of each model are like; samples of others are passed over.
-    """
-
-    log: UUID
-    operator: PublicKey
-    models: Mapping[str, ModelTable]
-    curricula: dict[str, Curriculum] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
-    commands: set[str] = field(default_factory=set)
-    changes: int = 0
-    """Records that may have changed what can be learned."""
-    revoked_at: float = float("-inf")
-    """When the last revocation was read, in the seconds that `apply` is given."""
-    _revoked: Revoked = field(default_factory=Revoked, init=False)
-
-    def apply(self, record: Record, now: float) -> None:
-        """Take in one record; what cannot be read is passed over with one line in the log."""
-        try:
-            if record.topic == "training.accepted":
-                self._accept(decode_outcome(record.value, record.headers))
-            elif record.topic == "training.revocations":
-                self._revoked.apply(Revocation.decode(record.value))
-                self.revoked_at = now
-            elif record.topic == "sources":
-                self._source(Source.decode(record.value))
-            else:
-                self._command(record)
-        except SchemaError as error:
-            where = f"{record.topic}/{record.partition}/{record.offset}"
-            logger.warning("passed over %s: %s: %s", where, error.field, error)
-            PASSED_OVER.labels(record.topic).inc()
-        self.changes += record.topic != "commands"
-
-    @property
-    def revoked(self) -> AbstractSet[Position]:
-        """Positions that must not be learned from; changes with the next revocation."""
-        return self._revoked.positions
-
-    def quarantined(self) -> frozenset[str]:
-        """Sources whose samples must not be learned from, revoked or not yet."""
-        return frozenset(s.source for s in self.sources.values() if s.state == "quarantined")
-
-    def _accept(self, outcome: Outcome) -> None:
-        sample = outcome.sample
-        spec = self.models.get(sample.model)
-        # The configuration may have changed since a sample was screened.
-        if spec is None or (sample.x.shape[1:], sample.x.dtype) != (
-            spec.input.shape, np.dtype(spec.input.dtype),
-        ):  # fmt: skip
-            return
-        # Whoever can write the topic could else stop the trainer for as long as the record is kept.
-        takes = Expected(sample.model, spec.input.shape, spec.input.dtype, *spec.input.range)
-        check_tensor(("input", DATATYPES[sample.x.dtype.name], sample.x), takes)
-        check_labels(sample.labels, len(spec.classes) or None, field="label")
-        if max(outcome.rows) >= MAX_EXCLUSIONS or len(set(outcome.rows)) < len(outcome.rows):
-            raise SchemaError("rows are distinct, and no manifest names these", field="nnsec-rows")
-        self.curricula.setdefault(sample.model, Curriculum(self.log)).accept(outcome)
-
-    def _source(self, source: Source) -> None:
-        known = self.sources.get(source.source)
-        if known is None or source.version > known.version:
-            self.sources[source.source] = source
-
-    def _command(self, record: Record) -> None:
-        with contextlib.suppress(TrustError):  # the remediation worker judges commands
-            published = from_millis(record.timestamp)
-            self.commands.add(open_command(record.value, (self.operator,), published).command.id)

@@ -12,11 +12,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
-
-from prometheus_client import Counter
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
@@ -31,7 +29,7 @@ from nnsec.checkpoints import (
     newest_clean,
     survey,
 )
-from nnsec.checkpoints.provenance import SAMPLES, Position
+from nnsec.checkpoints.provenance import SAMPLES
 from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings
 from nnsec.trust import keys
@@ -39,16 +37,16 @@ from nnsec.trust.commands import sign_command
 from schemas.command import Command
 from schemas.headers import event_headers
 from workers import process
-from workers.curriculum import TOPICS, Lesson, Told, lineage
-from workers.fine_tuning import Refusal, Worse, check, fine_tune, weak
-from workers.words import counted
+from workers.curriculum import Lesson, lineage
+from workers.fine_tuning import Refusals, Worse, check, fine_tune, weak
+from workers.told import ACCEPTED, TOPICS, Told
 
 CALM = 3.0
 """Seconds without a new revocation before training: a quarantine revokes in several records."""
+TIDY = 600.0
+"""Seconds from one look at what the topic has no longer to the next."""
 VALID = timedelta(hours=1)
 """How long the order to promote may be carried out."""
-
-REFUSED = Counter("nnsec_refused_lessons", "Lessons that made the model worse", ["model"])
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +85,7 @@ class Trainer:
         self._trusted = tuple(keys.load_public(path) for path in settings.trust.release_keys)
         self._registry = Registry(settings.registry.url)
         self._looked: dict[str, int] = {}
-        self._refused: dict[str, Refusal] = {}
+        self.refusals = Refusals(table.min_samples)
         self._weak: dict[str, str] = {}
         self.told = Told(log, self._operator.public, settings.models)
 
@@ -137,10 +135,6 @@ class Trainer:
             self._looked[model] = changes
         return order
 
-    def refused(self, model: str) -> str:
-        """Why the last lesson of a model was refused; empty if it was not."""
-        return self._refused[model].text if model in self._refused else ""
-
     async def _learn(
         self, model: str, parent: Parent, manifests: Mapping[int, Manifest], now: datetime
     ) -> Out | None:
@@ -148,38 +142,24 @@ class Trainer:
         curriculum = self.told.curricula.get(model)
         if curriculum is None:
             return None
-        positions = curriculum.fresh(
-            lineage(parent.version, manifests), classes=len(manifests[parent.version].classes),
+        positions = await asyncio.to_thread(
+            curriculum.fresh, lineage(parent.version, manifests),
+            classes=len(manifests[parent.version].classes),
             revoked=self.told.revoked, quarantined=self.told.quarantined(),
         )  # fmt: skip
-        if not self._enough(model, parent, positions):
+        wanted = self._settings.trainer.min_samples
+        logger.info("model %s: %d of %d new samples accepted", model, len(positions), wanted)
+        if len(positions) < wanted or not self.refusals.allows(model, parent, positions):
             return None
-        lesson = curriculum.lesson(positions)
+        lesson = await asyncio.to_thread(curriculum.lesson, positions)
         try:
             made = await asyncio.to_thread(self._train, model, parent, manifests, lesson, now)
         except Worse as worse:
-            self._refuse(model, str(worse), parent, positions)
+            self.refusals.note(model, str(worse), parent, positions)
             return None
-        self._refused.pop(model, None)
+        self.refusals.clear(model)
         digest = Parent(version=made.version, digest=made.digest)
         return self._unasked(made.manifest, digest, now)
-
-    def _enough(self, model: str, parent: Parent, positions: Sequence[Position]) -> bool:
-        """Whether to train; after a refusal only with a lesson that is as much another one."""
-        wanted = self._settings.trainer.min_samples
-        logger.info("model %s: %d of %d new samples accepted", model, len(positions), wanted)
-        refused = self._refused.get(model)
-        another = refused is None or refused.differs(parent, positions, wanted)
-        return another and len(positions) >= wanted
-
-    def _refuse(
-        self, model: str, reason: str, parent: Parent, positions: Sequence[Position]
-    ) -> None:
-        wanted = counted(self._settings.trainer.min_samples, "further sample")
-        text = f"model {model}: {reason}; it is not signed, and not tried again before {wanted}"
-        logger.error("%s", text)
-        REFUSED.labels(model).inc()
-        self._refused[model] = Refusal(parent, frozenset(positions), text)
 
     def _weak_ones(self, model: str, manifests: Mapping[int, Manifest]) -> Mapping[int, str]:
         """Checkpoints too weak to be trained on from; said whenever they change."""
@@ -267,7 +247,7 @@ async def _serve(
         async for record in tail:
             trainer.told.apply(record, time.monotonic())
 
-    reading = asyncio.create_task(follow())
+    reading, tidied = asyncio.create_task(follow()), time.monotonic()
     try:
         async with kafka.publisher(settings) as publish:
             while not own.stop.is_set():
@@ -275,6 +255,9 @@ async def _serve(
                     reading.result()
                 for model in settings.models:
                     await _turn(own, trainer, model, publish)
+                if time.monotonic() - tidied > TIDY:
+                    trainer.told.forget(await tail.starts(ACCEPTED))
+                    tidied = time.monotonic()
                 await process.pause(own)
     finally:
         reading.cancel()
@@ -292,7 +275,7 @@ async def _turn(
         logger.info("model %s: training was broken off", model)
     else:
         own.problem("the registry")
-        own.problem(f"a better lesson of model {model}", trainer.refused(model))
+        own.problem(f"a better lesson of model {model}", trainer.refusals.text(model))
         if order is not None:
             await publish(order)
             logger.info("model %s: asked to promote what was trained", model)

@@ -83,6 +83,17 @@ class Tail:
         if consumer is not None:
             await closed(consumer)
 
+    async def starts(self, topic: str) -> dict[int, int]:
+        """The first offset that a topic still has in each partition; empty if it cannot be told."""
+        name = topic_name(self._settings, topic)
+        places = [one for one in self._consumer.assignment() if one.topic == name]
+        try:
+            found = await self._consumer.beginning_offsets(places)
+        except KafkaError as error:
+            outage.away(error)
+            return {}
+        return {place.partition: offset for place, offset in found.items()}
+
     async def to_end(self) -> AsyncIterator[Record]:
         """Yield what lies before the end as it is now, then stop."""
         # Twice, as the embedded broker names the end of the log as just after the first record of

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +26,8 @@ from schemas.source import Source
 from schemas.training import Sample
 from tests.conftest import SPEC
 from tests.workers.stage import T0, command
-from workers.curriculum import Known, Told, lineage
+from workers.curriculum import Known, lineage
+from workers.told import Told
 
 LOG, OTHER = UUID(int=5), UUID(int=6)
 OPERATOR = keys.generate()
@@ -88,6 +91,42 @@ def test_a_row_told_twice_is_one_row() -> None:
     found = told(outcome(1, (0, 2)), outcome(1, (0, 2)), outcome(0))
     assert fresh(found) == [(0, 0), (1, 0), (1, 2)]
     assert len(found.curricula["digits"]) == 3
+
+
+def test_rows_of_one_record_may_come_in_parts() -> None:
+    """What is released from quarantine comes later; of a row told twice the last counts."""
+    found = told(
+        outcome(1, (0, 2, 3)), outcome(1, (1,), value=5), outcome(1, (3,), value=7, labels=(8,))
+    )
+    assert fresh(found) == [(1, 0), (1, 1), (1, 2), (1, 3)]
+    curriculum = found.curricula["digits"]
+    lesson = curriculum.lesson(curriculum.fresh((), classes=10))
+    assert lesson.x[:, 0, 0, 0].tolist() == [1, 5, 1, 7]
+    assert lesson.y.tolist() == [0, 1, 2, 8]
+
+
+def test_what_the_topic_has_no_longer_is_forgotten() -> None:
+    """As a trainer that begins anew would not know it either; what comes again is known again."""
+    found = told(*(outcome(offset) for offset in range(4)))
+    found.forget({0: 2, 1: 9})
+    assert fresh(found) == [(2, 0), (3, 0)]
+    found.apply(replace(outcome(1), offset=4), 7.0)
+    assert fresh(found) == [(1, 0), (2, 0), (3, 0)]
+
+
+def test_a_row_costs_little_more_than_its_input() -> None:
+    """Accepted samples are kept for days: 16 bytes a row beside the 64 of an image of 8 by 8."""
+    found = told(outcome(0))
+    records = [outcome(offset, tuple(range(2000))) for offset in range(1, 6)]
+    tracemalloc.start()
+    try:
+        for record in records:
+            found.apply(record, 7.0)
+        used = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(found.curricula["digits"]) == 10_001
+    assert used < 10_000 * 100
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -29,6 +31,7 @@ from schemas.source import Source
 from schemas.training import Sample
 from tests.conftest import MadeCheckpoint
 from tests.workers.field import Field
+from workers.curriculum import Curriculum
 from workers.trainer import CALM, Stopped, Trainer
 
 LOG = UUID(int=5)
@@ -181,7 +184,7 @@ async def test_what_a_lesson_made_worse_is_not_signed(
     assert Registry(school.registry.url).list("digits") == (1,)
     (said,) = (line.message for line in caplog.records if line.levelname == "ERROR")
     assert "a lesson took the accuracy on 279 held-out inputs from 0.961 to 0." in said
-    assert said == trainer.refused("digits")
+    assert said == trainer.refusals.text("digits")
 
     caplog.clear()
     tell(trainer, *lesson(checkpoint, range(40, 59), range(10)))
@@ -191,7 +194,7 @@ async def test_what_a_lesson_made_worse_is_not_signed(
     tell(trainer, *lesson(checkpoint, range(59, 440), range(10)))
     assert await trainer.step("digits", now=NOW, clock=LATER) is not None
     assert manifest(school, 2).rows == 440
-    assert trainer.refused("digits") == ""
+    assert trainer.refusals.text("digits") == ""
 
 
 async def test_nothing_is_built_on_a_weak_checkpoint(
@@ -215,6 +218,28 @@ async def test_nothing_is_built_on_a_weak_checkpoint(
     assert parent is not None
     assert parent.version == 1
     assert "checkpoints not trained on from: 2: accuracy 0." in caplog.text
+
+
+async def test_it_reads_on_while_it_looks_for_samples(
+    school: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking through all that was accepted, and collecting it, leave the event loop free."""
+    threads = []
+
+    def spied(one: Callable[..., Any]) -> Callable[..., Any]:
+        def spy(*args: Any, **options: Any) -> Any:
+            threads.append(threading.current_thread())
+            return one(*args, **options)
+
+        return spy
+
+    monkeypatch.setattr(Curriculum, "fresh", spied(Curriculum.fresh))
+    monkeypatch.setattr(Curriculum, "lesson", spied(Curriculum.lesson))
+    trainer = Trainer(school, LOG)
+    tell(trainer, *samples(checkpoint, range(24)))
+    assert await trainer.step("digits", now=NOW, clock=LATER) is not None
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
 
 
 async def test_what_others_put_into_the_registry_takes_no_number(

@@ -6,7 +6,8 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 
 from nnsec.adapters import kafka
 from nnsec.adapters.declaration import config, partitions
@@ -144,7 +145,26 @@ async def test_tail_follows_after_the_end(settings: Settings) -> None:
         await publish(Out("models", b"5"))
         following = aiter(tail)
         assert (await anext(following)).value == b"5"
+        assert await tail.starts("models") == {0: 0}
         await following.aclose()
+    await tail.stop()
+
+
+async def test_a_tail_knows_where_its_topics_begin(kafka_settings: Settings) -> None:
+    """What retention has deleted is told by the first offset of each partition."""
+    await kafka.declare(kafka_settings, now=NOW)
+    tail = kafka.Tail(kafka_settings, ("models", "scores"))
+    async with kafka.publisher(kafka_settings) as publish:
+        await publish(*(Out("models", b"old", partition=0) for _ in range(5)))
+    await tail.start()
+    assert await tail.starts("models") == {0: 0}
+    admin = AIOKafkaAdminClient(**kafka.client_options(kafka_settings.kafka))
+    await admin.start()
+    place = TopicPartition(kafka.topic_name(kafka_settings, "models"), 0)
+    await admin.delete_records({place: RecordsToDelete(before_offset=3)})
+    await admin.close()
+    assert await tail.starts("models") == {0: 3}
+    assert await tail.starts("scores") == dict.fromkeys(range(4), 0)
     await tail.stop()
 
 
