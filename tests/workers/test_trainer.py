@@ -32,7 +32,8 @@ from schemas.training import Sample
 from tests.conftest import MadeCheckpoint
 from tests.workers.field import Field
 from workers.curriculum import Curriculum
-from workers.trainer import CALM, Stopped, Trainer
+from workers.process import Process
+from workers.trainer import CALM, Stopped, Trainer, _turn
 
 LOG = UUID(int=5)
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -177,24 +178,32 @@ async def test_a_lesson_of_one_class_makes_the_model_forget_no_other(
 async def test_what_a_lesson_made_worse_is_not_signed(
     school: Settings, checkpoint: MadeCheckpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor asked for, nor tried again until there is as much to learn that is new."""
+    """Nor asked for, nor tried again until there is as much to learn that is new; it says so."""
     trainer = Trainer(with_trainer(school, epochs=10), LOG)
+    own, orders = Process("trainer"), []
+
+    async def publish(*outs: Out) -> None:
+        orders.extend(outs)
+
     tell(trainer, *lesson(checkpoint, range(40), range(10), shift=1))
-    assert await trainer.step("digits", now=NOW, clock=LATER) is None
+    await _turn(own, trainer, "digits", publish)
     assert Registry(school.registry.url).list("digits") == (1,)
     (said,) = (line.message for line in caplog.records if line.levelname == "ERROR")
     assert "a lesson took the accuracy on 279 held-out inputs from 0.961 to 0." in said
-    assert said == trainer.refusals.text("digits")
+    assert own.ready()[-1] == said
 
     caplog.clear()
     tell(trainer, *lesson(checkpoint, range(40, 59), range(10)))
-    assert await trainer.step("digits", now=NOW, clock=LATER) is None
+    await _turn(own, trainer, "digits", publish)
     assert not caplog.records, "19 of 20 further samples: nothing is trained"
+    assert own.ready()[-1] == said
+    assert orders == []
 
     tell(trainer, *lesson(checkpoint, range(59, 440), range(10)))
-    assert await trainer.step("digits", now=NOW, clock=LATER) is not None
+    await _turn(own, trainer, "digits", publish)
     assert manifest(school, 2).rows == 440
-    assert trainer.refusals.text("digits") == ""
+    assert len(orders) == 1
+    assert said not in own.ready()
 
 
 async def test_nothing_is_built_on_a_weak_checkpoint(
