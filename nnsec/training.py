@@ -163,7 +163,7 @@ def replayed(y: NDArray[np.integer], n: int, *, seed: int) -> NDArray[np.int64]:
     Examples
     --------
     >>> y = np.array([0, 0, 0, 0, 1, 2])
-    >>> sorted(y[replayed(y, 3, seed=0)])
+    >>> sorted(y[replayed(y, 3, seed=0)].tolist())
     [0, 1, 2]
     """
     drawn = np.random.default_rng(seed).permutation(len(y))
