@@ -12,14 +12,13 @@ Source: Shin, Ramdas and Rinaldo, "E-detectors" (2024); the certified rates: Bat
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnsec.allowance import DAY_MS, Allowance
 from nnsec.bets import CELLS, LEVELS, Bets, Levels
 from nnsec.sealed import seal, unseal
 
@@ -29,7 +28,6 @@ QUIET = 1e-3
 REACH = 256
 """Subjects among which the one with the least evidence goes when the table is full."""
 TAGS = 4
-DAY_MS = 24 * 3600 * 1000
 ANONYMOUS = "anonymous"
 
 SLOT = np.dtype(
@@ -88,48 +86,6 @@ class Crossing:
     inputs: int
     passed: tuple[int, ...]
     tags: tuple[int, ...]
-
-
-class Allowance:
-    """What part of the budget may be handed out in a day of stream time.
-
-    Parameters
-    ----------
-    weight:
-        The w handed out each time: share · budget / expected times a day.
-    daily:
-        The most that they sum to in a day: share · budget.
-    """
-
-    def __init__(self, *, weight: float, daily: float) -> None:
-        self.weight = weight
-        self.daily = daily
-        self._most = math.floor(daily / weight + 1e-9)
-        self._day = 0
-        self._times = 0
-
-    @property
-    def spent(self) -> float:
-        """Handed out in the current day."""
-        return self._times * self.weight
-
-    def draw(self, now: int) -> float:
-        """The next w, at stream time ``now`` (ms); 0 when the day's part is spent."""
-        day = now // DAY_MS
-        if day > self._day:
-            self._day, self._times = day, 0
-        if self._times >= self._most:
-            return 0.0
-        self._times += 1
-        return self.weight
-
-    def state(self) -> tuple[int, int]:
-        """The day, and how often it was drawn."""
-        return self._day, self._times
-
-    def restore(self, state: Sequence[int]) -> None:
-        """Take up what `state` gave."""
-        self._day, self._times = (int(v) for v in state)
 
 
 class Evidence:
@@ -301,4 +257,4 @@ def _key(subject: str) -> bytes:
     return hashlib.blake2b(subject.encode(), digest_size=16, usedforsecurity=False).digest()
 
 
-__all__ = ["ANONYMOUS", "Allowance", "Bets", "Crossing", "Evidence", "Levels", "step"]
+__all__ = ["ANONYMOUS", "DAY_MS", "Allowance", "Bets", "Crossing", "Evidence", "Levels", "step"]

@@ -98,7 +98,7 @@ class Budget(Table):
     false_subjects_per_day: Annotated[float, Field(gt=0)] = 1.0
     """Clients, sources or models, each with a threat, accused falsely per model and day."""
     expected_inputs_per_day: Annotated[float, Field(gt=0)] = 100_000.0
-    """Inputs per model and day, over which the budget is spread."""
+    """Inputs per model and day, over which the budget is spread; more make evidence slower."""
     expected_samples_per_day: Annotated[float, Field(gt=0)] = 10_000.0
     """Training samples per model and day, likewise."""
     max_clients: Count = 1_000_000

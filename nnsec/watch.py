@@ -50,19 +50,19 @@ class Watch:
         self.concentrated = 0
         daily = budget.false_subjects_per_day
         inputs, samples = budget.expected_inputs_per_day, budget.expected_samples_per_day
-        self.clients = Evidence(
-            Allowance(weight=CLIENTS * daily / inputs, daily=CLIENTS * daily),
-            capacity=budget.max_clients,
-        )
-        self.sources = Evidence(
-            Allowance(weight=SOURCES * daily / samples, daily=SOURCES * daily),
-            capacity=budget.max_clients,
-            memory=SOURCE_MEMORY,
-        )
         windows = max(1.0, inputs / WINDOW)
+        self.allowances = {
+            "inputs": Allowance(weight=CLIENTS * daily / inputs, daily=CLIENTS * daily),
+            "samples": Allowance(weight=SOURCES * daily / samples, daily=SOURCES * daily),
+            "windows": Allowance(weight=DRIFT * daily / windows, daily=DRIFT * daily),
+            "windows_of_labels": Allowance(weight=ERRORS * daily / windows, daily=ERRORS * daily),
+        }
+        self.clients = Evidence(self.allowances["inputs"], capacity=budget.max_clients)
+        self.sources = Evidence(
+            self.allowances["samples"], capacity=budget.max_clients, memory=SOURCE_MEMORY
+        )
         self._versions = Versions(
-            inputs=Allowance(weight=DRIFT * daily / windows, daily=DRIFT * daily),
-            labels=Allowance(weight=ERRORS * daily / windows, daily=ERRORS * daily),
+            inputs=self.allowances["windows"], labels=self.allowances["windows_of_labels"]
         )
         self.episodes = Episodes(model, self._report)
         self._applied: dict[tuple[str, str, int], tuple[int, int]] = {}

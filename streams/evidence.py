@@ -43,6 +43,16 @@ CONCENTRATED = Gauge(
     "nnsec_drift_concentrated", "Shifts held by few clients: attacks, not drift", ["model"]
 )
 
+ALLOWANCE = Gauge(
+    "nnsec_evidence_allowance", "Part of the day's budget that is handed out, at most",
+    ["model", "kind"],
+)  # fmt: skip
+TRAFFIC = Gauge(
+    "nnsec_evidence_traffic", "What came in the day, by what [budget] expects", ["model", "kind"]
+)
+EXPECTED = {"samples": "expected_samples_per_day"}
+"""Key of `[budget]` that tells how much is expected, where it is not that of inputs."""
+
 logger = logging.getLogger(__name__)
 Reader = Callable[[str, Mapping[int, int] | None], AsyncIterator[Record]]
 
@@ -75,6 +85,7 @@ class EvidenceAgent:
         self._handed: Sequence[Out] = ()
         self._pending: list[Out] = []
         self._said = 0
+        self._exceeded: dict[tuple[str, str], int] = {}
 
     async def assigned(self, partitions: frozenset[tuple[str, int]]) -> None:
         """Rebuild what new partitions had led to, and forget those that others hold now."""
@@ -197,7 +208,22 @@ class EvidenceAgent:
         EVICTED.labels(summary.model).set(watch.clients.evicted)
         REPEATED.labels(summary.model).set(watch.clients.repeated)
         CONCENTRATED.labels(summary.model).set(watch.concentrated)
+        self._spent(watch)
         return alerts
+
+    def _spent(self, watch: Watch) -> None:
+        """Show how much of the day's budget is handed out; tell once a day that more came."""
+        for kind, allowance in watch.allowances.items():
+            ALLOWANCE.labels(watch.model, kind).set(allowance.spent / allowance.daily)
+            TRAFFIC.labels(watch.model, kind).set(allowance.traffic)
+            about = (watch.model, kind)
+            if allowance.traffic > 1 and self._exceeded.get(about) != allowance.day:
+                self._exceeded[about] = allowance.day
+                logger.warning(
+                    "%s: more %s came today than [budget] %s expects; until midnight UTC evidence "
+                    "takes longer", watch.model, kind.replace("_", " "),
+                    EXPECTED.get(kind, "expected_inputs_per_day"),
+                )  # fmt: skip
 
     async def _snapshot(self, partition: int) -> list[Out]:
         # In a thread, as it costs some 10 ms; nothing else changes the state meanwhile.

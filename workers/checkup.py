@@ -22,6 +22,7 @@ from nnsec.trust import keys, statements
 from schemas.topics import TOPICS
 from workers import probing, store
 from workers.checkup_logs import automation, dead_letters
+from workers.checkup_metrics import budget
 from workers.findings import Finding, Status
 from workers.words import counted
 
@@ -60,6 +61,7 @@ async def examine(settings: Settings, folder: Path = Path(".nnsec")) -> list[Fin
         found.extend(await _within(check.__name__, check(settings)))
     found.extend(await _within("redis", redis(settings)))
     found.extend(await _within("processes", processes(folder)))
+    found.extend(await _within("budget", budget(folder)))
     return found
 
 

@@ -45,3 +45,12 @@ async def state(session: aiohttp.ClientSession, address: str) -> str:
     except (aiohttp.ClientError, TimeoutError):
         return SILENT
     return READY if answer.status == _OK else text.replace("\n", "; ")
+
+
+async def metrics(session: aiohttp.ClientSession, address: str) -> str:
+    """What the process counts, in the text format of Prometheus; empty if it does not answer."""
+    try:
+        async with session.get(f"http://{address}/metrics") as answer:
+            return await answer.text() if answer.status == _OK else ""
+    except (aiohttp.ClientError, TimeoutError):
+        return ""

@@ -135,22 +135,54 @@ def test_anonymous_is_never_a_subject() -> None:
 
 
 def test_the_allowance_of_a_day_is_never_exceeded() -> None:
-    """When it is spent w is 0 until the next day of stream time."""
+    """Over 50 million draws it sums to less, and the integral that bounds it to no more ever."""
+    expected, draws = 100_000, 50_000_000
+    allowance = Allowance(weight=0.5 / expected, daily=0.5)
+    drawn = [allowance.draw(0) for _ in range(1000)]
+    total = 0.0
+    for start in range(0, draws, 5_000_000):
+        x = (np.arange(start, start + 5_000_000) + 1) / expected
+        w = 0.1 / ((x + math.e) * np.log(x + math.e) ** 2) + np.where(x <= 1, 0.9, 0.0)
+        w *= 0.5 / expected
+        if start == 0:
+            assert drawn == pytest.approx(w[:1000].tolist(), rel=1e-9)
+        total += float(w.sum())
+        assert w.min() > 0
+    allowance.restore((0, draws))
+    assert allowance.weight == pytest.approx(w[-1], rel=1e-9)
+    assert 0.999 * allowance.spent < total <= allowance.spent < 0.5
+    allowance.restore((0, 10**15))
+    assert 0 < allowance.weight < 1e-15
+    assert allowance.spent < 0.5
+
+
+def test_what_is_drawn_sums_to_what_is_said_to_be_spent() -> None:
+    """Also where a day expects few times, or less than one."""
+    for expected in (0.5, 1.0, 3.3, 40.0):
+        allowance = Allowance(weight=0.1 / expected, daily=0.1)
+        drawn = [allowance.draw(7) for _ in range(5000)]
+        assert min(drawn) > 0
+        assert drawn == sorted(drawn, reverse=True)
+        assert sum(drawn) <= allowance.spent < 0.1
+        assert allowance.traffic == pytest.approx(5000 / expected)
+        assert allowance.weight == drawn[-1]
+
+
+def test_each_day_has_an_allowance_of_its_own() -> None:
+    """Time never goes back to a day that is over."""
     allowance = Allowance(weight=0.03, daily=0.1)
-    assert [allowance.draw(now) for now in (0, 0, 0, 0, 5)] == [0.03, 0.03, 0.03, 0.0, 0.0]
-    assert allowance.spent == pytest.approx(0.09)
-    assert allowance.draw(DAY_MS) == 0.03
-    assert allowance.draw(DAY_MS - 1) == 0.03  # time never goes back to a spent day
-    assert allowance.spent == pytest.approx(0.06)
+    first = [allowance.draw(now) for now in (0, 0, 0, 0, 5)]
+    assert [allowance.draw(now) for now in (DAY_MS, DAY_MS - 1, DAY_MS + 1)] == first[:3]
+    assert allowance.state() == (1, 3)
 
 
-def test_a_spent_budget_leaves_new_subjects_without_evidence() -> None:
-    """Nothing can be accused on no allowance."""
-    state = evidence(weight=0.4, daily=0.5)
-    state.update("x", 0, 1, BETS_400, now=0)
-    for i in range(50):
-        assert state.update("y", 5, i, BETS_400, now=0)[1] is None
-    assert state.evidence("y") == 0
+@pytest.mark.parametrize(("times", "most"), [(0, 5), (1, 6), (100, 8)])
+def test_a_flood_blinds_nobody(times: int, most: int) -> None:
+    """After 1 and 100 times what a day expects, an attacker is found 1 and 3 inputs later."""
+    state = evidence(weight=5e-6, daily=0.5)
+    state.allowance.restore((0, times * 100_000))
+    found = [state.update("x", 5, i, BETS_400, now=0)[1] is not None for i in range(most)]
+    assert found == [False] * (most - 1) + [True]
 
 
 def test_a_full_table_drops_the_client_with_the_least_evidence() -> None:
@@ -199,7 +231,7 @@ def test_another_checkpoint_keeps_the_evidence() -> None:
     before = state.evidence("x")
     other = Bets.against(Levels.certified(1000), version="2")
     none = Bets(np.ones_like(other.factors), other.used, other.era, other.rates)
-    state.allowance.weight = 0.0
+    state.allowance.restore((0, 10**15))  # what is handed out now is not to be seen
     state.update("x", 0, 99, none, now=0)
     assert state.evidence("x") == pytest.approx(before, rel=1e-5)
 

@@ -166,6 +166,21 @@ def test_how_rows_are_cut_into_summaries_does_not_matter(size: int) -> None:
     assert cut.snapshot() == whole.snapshot()
 
 
+def test_a_flood_of_what_is_plain_hides_nobody() -> None:
+    """After ten times what a day expects, a client, a source and a drift are still found."""
+    budget = Budget(expected_inputs_per_day=1000, expected_samples_per_day=100)
+    watched, feed = Watch("digits", budget), Feed()
+    assert watched.apply(feed.inputs(10_000, 0), REFERENCE) == []
+    assert watched.apply(feed.make("sample", [("plain", {})] * 1000), REFERENCE) == []
+    spent = [allowance.traffic for allowance in watched.allowances.values()]
+    assert spent == pytest.approx([10, 10, 10, 0], rel=0.01)
+    (client,) = watched.apply(feed.attack(8), REFERENCE)
+    (source,) = watched.apply(feed.make("sample", [("s", {"level": 5})] * 8), REFERENCE)
+    assert (client.subject.id, source.subject.id) == ("mallory", "s")
+    alerts = watched.apply(feed.inputs(8 * WINDOW, 5), REFERENCE)
+    assert "drift" in {alert.threat for alert in alerts}
+
+
 def test_an_episode_is_told_every_ten_seconds_and_ends_after_a_quiet_minute() -> None:
     """By stream time; the last message has the totals, and what comes later is a new episode."""
     watched, feed = watch(), Feed()
@@ -356,7 +371,7 @@ def test_no_restart_hands_out_a_day_of_the_budget_again() -> None:
         watched = again(watched, budget)
         watched.apply(feed.inputs(4 * WINDOW, 0, version="2"), REFERENCE)
         watched.apply(feed.inputs(1, 0), REFERENCE)
-    assert watched._versions.state()["spent"][0] == (5, 10)
+    assert watched._versions.state()["spent"][0] == (5, 12)  # what came over all three
 
 
 def test_checkpoints_do_not_pile_up_over_restarts() -> None:

@@ -16,6 +16,7 @@ from nnsec.adapters.records import Out, Record
 from nnsec.bets import Levels
 from nnsec.drift import Reference
 from nnsec.errors import ConfigError, SchemaError, TransientError
+from nnsec.evidence import DAY_MS
 from nnsec.settings import Settings, parse
 from schemas.alert import Alert
 from schemas.base import from_millis
@@ -227,6 +228,34 @@ async def test_snapshots_come_at_most_once_a_second(world: World) -> None:
     (out,) = await agent.tick(11.0)
     assert (out.topic, out.key) == ("state", b"evidence/0/1/0")
     assert await agent.tick(20.0) == []
+
+
+async def test_more_than_the_budget_expects_is_told_once_a_day(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A gauge shows the part handed out, another by how much to raise what is expected."""
+    settings = parse({"budget": {"expected_inputs_per_day": 100}})
+    context = SimpleNamespace(settings=settings, logs=LOGS, checkpoints=world.checkpoints)
+    agent = EvidenceAgent(cast("Context", context), world.read)
+    await agent.assigned(HELD)
+
+    async def told(first: int, count: int, time: int = 0) -> list[str]:
+        caplog.clear()
+        await agent.process([world.summary([0] * count, first=first, client="plain", time=time)])
+        return [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+    assert await told(0, 50) == []
+    shown = module.ALLOWANCE.labels("digits", "inputs")._value.get()
+    assert 0.45 < shown < 0.5
+    assert await told(50, 50) == []
+    (said,) = await told(100, 20)
+    assert "more inputs came" in said
+    assert "expected_inputs_per_day" in said
+    assert module.TRAFFIC.labels("digits", "inputs")._value.get() == 1.2
+    assert await told(120, 80) == [said.replace("more inputs", "more windows")]
+    assert await told(200, 300) == []
+    assert await told(500, 50, time=DAY_MS) == []
+    assert await told(550, 60, time=DAY_MS) == [said, said.replace("more inputs", "more windows")]
 
 
 async def test_a_large_state_is_written_in_parts_and_less_often(

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, Gauge
 
 from nnsec.adapters.declaration import declare
 from nnsec.adapters.positions import Positions, commit_start
@@ -21,10 +22,10 @@ from nnsec.trust import keys, statements
 from schemas.action import Action
 from schemas.alert import Subject
 from schemas.model_statement import ModelStatement
-from streams import roles
+from streams import evidence, roles
 from tests.conftest import MadeCheckpoint
 from tests.workers.conftest import Nnsec
-from workers import checkup, checkup_logs, remediation
+from workers import checkup, checkup_logs, checkup_metrics, remediation
 from workers.checkup import examine
 from workers.findings import Finding
 
@@ -237,6 +238,27 @@ async def test_processes_that_wait_or_are_gone_are_told_apart(tmp_path: Path) ->
         found = await checkup.processes(tmp_path)
     assert [one.text for one in found] == ["not ready: no model", "does not answer on 127.0.0.1:1"]
     assert "view-1.json" in found[1].advice
+
+
+async def test_more_than_the_budget_expects_is_a_warning(tmp_path: Path) -> None:
+    """As the processes here count it; where none judges nothing is said of it."""
+    assert await checkup.budget(tmp_path) == []
+    registry = CollectorRegistry()
+    gauge = Gauge(checkup_metrics.TRAFFIC, "…", ["model", "kind"], registry=registry)
+    run = tmp_path / "run"
+    async with Probes(Settings(), "stream", lambda: (), folder=run, registry=registry):
+        assert await checkup.budget(tmp_path) == []
+        gauge.labels("digits", "inputs").set(1.0)
+        assert [one.status for one in await checkup.budget(tmp_path)] == ["ok"]
+        gauge.labels("digits", "samples").set(12.34)
+        gauge.labels("faces", "windows").set(2)
+        found = await checkup.budget(tmp_path)
+    assert [(one.status, one.text.split(" that")[0], one.advice) for one in found] == [
+        ("warn", "digits: 12.3 times the samples", "raise [budget] expected_samples_per_day"),
+        ("warn", "faces: 2 times the windows", "raise [budget] expected_inputs_per_day"),
+    ]
+    # It must be the gauge that the evidence sets.
+    assert evidence.TRAFFIC._name == checkup_metrics.TRAFFIC
 
 
 async def test_redis_must_answer_and_be_new_enough(
