@@ -44,7 +44,7 @@ SAMPLE_ROW = np.dtype(
         ("level", "u1"),
         ("quarantined", "u1"),    # 1 if the sample went to training.quarantine
         ("reasons", "<u2"),       # bit i: Summary.reasons[i] fired
-        ("fingerprint", "<u8"),
+        ("fingerprint", "<u8"),   # of input and label
     ]
 )  # fmt: skip
 """One screened training sample."""

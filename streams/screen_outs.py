@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nnsec.adapters.records import Out, Record
 from nnsec.poisoning import Pattern, Rated
+from nnsec.poisoning.samples import labelled
 from schemas.base import from_millis
 from schemas.errors import SchemaError
 from schemas.headers import event_headers
@@ -186,7 +187,7 @@ def _rows(item: Item, rated: Rated, subject: int) -> NDArray[np.void]:
     rows["label"] = item.sample.labels
     for name in ("neighbour_label", "score", "p_value", "level", "quarantined", "reasons"):
         rows[name] = getattr(rated, name)
-    rows["fingerprint"] = rated.fingerprint
+    rows["fingerprint"] = labelled(rated.fingerprint, item.sample.labels)
     return rows
 
 

@@ -227,3 +227,13 @@ def fingerprints(x: NDArray[np.generic]) -> NDArray[np.uint64]:
     rows = np.ascontiguousarray(x)
     digests = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def labelled(fingerprints: NDArray[np.uint64], labels: ArrayLike) -> NDArray[np.uint64]:
+    """(N,) uint64: BLAKE2b over each input's fingerprint and its label.
+
+    Equal where input and label are: an input under another label is another claim, and no repeat.
+    """
+    pairs = np.stack([fingerprints, np.asarray(labels).astype(np.uint64)], axis=1).astype("<u8")
+    digests = (hashlib.blake2b(pair.tobytes(), digest_size=8).digest() for pair in pairs)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)

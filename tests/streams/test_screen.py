@@ -12,8 +12,12 @@ import pytest
 
 from nnsec.adapters.declaration import config
 from nnsec.adapters.records import Out, Record
+from nnsec.bets import Levels
+from nnsec.drift import Reference
 from nnsec.errors import TransientError
 from nnsec.poisoning import ScreenSuite
+from nnsec.settings import Budget
+from nnsec.watch import Watch
 from schemas.base import to_millis
 from schemas.dead_letter import decode_dead_letter
 from schemas.outcome import decode_outcome
@@ -82,6 +86,22 @@ async def test_every_sample_has_a_verdict_and_a_row(
     assert all(held[name][1] <= 0.12 * sum(held[name]) for name in ("s0", "s1", "s2"))
     trigger = summary.notes["s3"]["trigger"]
     assert (trigger["label"], trigger["rows"], trigger["columns"]) == (7, [6, 8], [6, 8])
+
+
+async def test_true_labels_sent_first_excuse_no_wrong_ones(
+    agent: ScreenAgent, checkpoint: MadeCheckpoint
+) -> None:
+    """The same input under another label counts; under the same one it is a repeat."""
+    x, y = checkpoint.x[:60], checkpoint.y[:60]
+    watch, levels = Watch("digits", Budget()), Levels.certified(400)
+    reference = Reference((levels,), levels, 0.01, 10, 400, (0.1,) * 10)
+    alerts = []
+    for offset, labels in enumerate((y, (y + 1) % 10, y)):
+        (out,) = by_topic(await agent.process([record(x, labels, offset)]), "summaries")
+        alerts.append(watch.apply(Summary.decode(out.value), reference))
+        assert watch.sources.repeated == (60 if offset == 2 else 0)
+    assert [len(sent) for sent in alerts] == [0, 1, 0]
+    assert alerts[1][0].subject.id == "s0"
 
 
 @pytest.mark.parametrize("cuts", [[1] * 90, [7, 60, 23], [89, 1]])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nnsec.poisoning.rowwise import CHUNK, chunked, product
-from nnsec.poisoning.samples import MAX_PLACES, SIGNATURE, Geometry, Samples, fingerprints
+from nnsec.poisoning.samples import MAX_PLACES, SIGNATURE, Geometry, Samples, fingerprints, labelled
 from nnsec.poisoning.statistics import log10_tail
 
 SHAPES = [(1, 8, 8), (8, 8), (1, 28, 28), (3, 32, 32), (3, 48, 40), (1, 100, 60), (30,), (5, 1, 7)]
@@ -107,6 +107,15 @@ def test_fingerprints_name_the_content_alone() -> None:
     assert names[0] == names[3]
     assert len(set(names.tolist())) == 5
     assert fingerprints(x[::2]).tolist() == names[::2].tolist()
+
+
+def test_a_label_makes_another_fingerprint() -> None:
+    """Equal for equal inputs under equal labels alone."""
+    names = np.array([5, 5, 5, 2**64 - 1], np.uint64)
+    found = labelled(names, np.array([1, 1, 2, 1]))
+    assert found[0] == found[1]
+    assert len(set(found.tolist())) == 3
+    assert labelled(names[:0], []).shape == (0,)
 
 
 def test_samples_are_taken_whole() -> None:
