@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from nnsec.allowance import DAY_MS, Allowance
 from nnsec.bets import CELLS, LEVELS, Bets, Levels
+from nnsec.repeats import Repeats
 from nnsec.sealed import seal, unseal
 
 BOUND = 1.0
@@ -99,7 +100,7 @@ class Evidence:
         Subjects kept; when full, the one with the least evidence in the next part of the table
         goes, so that a flood of new names costs no look at all of it.
     memory:
-        Further (subject, fingerprint) pairs remembered over all subjects; 8 bytes each.
+        Further (subject, fingerprint) pairs remembered over all subjects.
     """
 
     def __init__(self, allowance: Allowance, *, capacity: int, memory: int = 1 << 15) -> None:
@@ -109,7 +110,7 @@ class Evidence:
         self.repeated = 0
         self._slots = np.zeros(min(capacity, 64), SLOT)
         self._index: dict[bytes, int] = {}
-        self._memory = np.zeros(memory, np.uint64)
+        self._memory = Repeats(memory)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -195,15 +196,7 @@ class Evidence:
     def _repeats(self, key: bytes, slot: int | None, fingerprint: int) -> bool:
         if slot is not None and fingerprint in self._slots["recent"][slot].tolist():
             return True
-        digest = hashlib.blake2b(
-            key + fingerprint.to_bytes(8, "little"), digest_size=8, usedforsecurity=False
-        ).digest()
-        pair = int.from_bytes(digest, "little") or 1
-        place = pair % len(self._memory)
-        if int(self._memory[place]) == pair:
-            return True
-        self._memory[place] = pair
-        return False
+        return self._memory.seen(key, fingerprint)
 
     def _admit(self, key: bytes, era: int) -> int:
         slot = len(self._index)
@@ -232,7 +225,7 @@ class Evidence:
         counters = np.array([*self.allowance.state(), self.evicted, self.repeated], np.int64)
         return seal(
             counters=counters, slots=self._slots[: len(self._index)].view(np.uint8),
-            memory=self._memory,
+            memory=self._memory.state(),
         )  # fmt: skip
 
     def restore(self, snapshot: bytes) -> None:
@@ -250,7 +243,7 @@ class Evidence:
         self._slots = np.zeros(max(len(slots), min(self.capacity, 64)), SLOT)
         self._slots[: len(slots)] = slots
         self._index = {key.tobytes(): slot for slot, key in enumerate(slots["key"])}
-        self._memory = arrays["memory"].copy()
+        self._memory.restore(arrays["memory"])
 
 
 def _key(subject: str) -> bytes:

@@ -13,6 +13,7 @@ from scipy.stats import beta
 from nnsec.bets import CELLS, LEVELS, Bets, Levels
 from nnsec.errors import DigestMismatch
 from nnsec.evidence import DAY_MS, SLOT, Allowance, Evidence, step
+from nnsec.repeats import Repeats
 
 LEVELS_400 = Levels.certified(400)
 BETS_400 = Bets.against(LEVELS_400, version="1")
@@ -106,6 +107,43 @@ def test_repeated_inputs_add_nothing(pattern: list[int]) -> None:
         repeated.update("x", int(fingerprint % 7 == 1), fingerprint, BETS_400, now=0)
     assert repeated.evidence("x") == once.evidence("x") > 0
     assert repeated.repeated == len(pattern) - len(set(pattern))
+
+
+def test_a_cycle_as_long_as_the_memory_counts_once() -> None:
+    """No two inputs of it put each other out, however often it comes round."""
+    state = Evidence(Allowance(weight=1e-4, daily=1.0), capacity=10, memory=2000)
+    for _ in range(4):
+        for i in range(2000):
+            state.update(f"c{i % 4}", 0, i, BETS_400, now=0)
+    assert state.repeated == 3 * 2000
+
+
+def test_the_pair_longest_unseen_is_forgotten_first() -> None:
+    """Being seen again counts as new; beyond the capacity one goes for one."""
+    repeats = Repeats(3)
+    key = bytes(16)
+    assert [repeats.seen(key, i) for i in (1, 2, 3, 1, 4)] == [False, False, False, True, False]
+    assert [repeats.seen(key, i) for i in (1, 3, 4)] == [True] * 3
+    assert not repeats.seen(key, 2)
+    assert len(repeats) == 3
+
+
+def test_the_table_of_an_earlier_nnsec_is_taken_up() -> None:
+    """It held each pair at a place found by its hash; none of them is forgotten."""
+    earlier, later = Repeats(64), Repeats(64)
+    key = bytes(16)
+    for i in range(40):
+        earlier.seen(key, i)
+    table = np.zeros(64, np.uint64)
+    for pair in earlier.state()[24:].tolist():
+        table[pair % 64] = pair
+    later.restore(table)
+    held = np.count_nonzero(table)
+    assert 20 < held == len(later)
+    assert sum(later.seen(key, i) for i in range(40)) == held
+    smaller = Repeats(16)
+    smaller.restore(earlier.state())
+    assert all(smaller.seen(key, i) for i in range(24, 40))
 
 
 def test_ten_equal_inputs_do_not_move_the_state_past_the_first() -> None:
