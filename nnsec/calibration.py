@@ -34,8 +34,9 @@ class Promise:
         5 % and 95 % points of this checkpoint's rate of flagged clean inputs, over the draw of the
         calibration points; Beta(k, n + 1 − k), k = ⌊α (n + 1)⌋ (Vovk 2012; Bates and others 2023).
     smallest_attack_share:
-        A client whose share of attack inputs is under this is never accused, however well each
-        input is detected: no bet on any level grows.
+        From this share of attack inputs on, each past a level, the evidence on a client grows
+        steadily: the mean log of a bet is above 0. With a smaller share it grows by chance, so that
+        the client is accused late or never. 1 if no bet can grow.
     """
 
     n: int
@@ -51,8 +52,8 @@ class Promise:
         return (
             f"{self.n} points{lacking}; smallest p-value {self.smallest_p:.2g}; "
             f"clean inputs flagged {low:.2f} to {high:.2f} % (90 % range at α = {self.alpha:g}); "
-            "smallest share of attack inputs that can be found "
-            f"{100 * self.smallest_attack_share:.1f} %"
+            "evidence on a client grows steadily from "
+            f"{100 * self.smallest_attack_share:.1f} % attack inputs on"
         )
 
 
@@ -208,7 +209,7 @@ def rank_p_value(
 
 
 def _smallest_share(levels: Levels) -> float:
-    """The least rate of passing some level at which the evidence of some bet grows."""
+    """The least rate of passing some level at which the mean log of some bet is 0."""
     bets = Bets.against(levels)
     shares = []
     for passed in range(1, len(levels.rates) + 1):

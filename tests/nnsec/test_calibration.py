@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
-from nnsec.bets import Bets, Levels
+from nnsec.bets import CELLS, LEVELS, Bets, Levels
 from nnsec.calibration import Calibration, rank_p_value
 from nnsec.errors import ConfigError, Unsafe
+from nnsec.evidence import BOUND, step
 
 
 def _calibration(n: int, *, alpha: float = 0.01, classes: int = 1, seed: int = 0) -> Calibration:
@@ -100,8 +101,8 @@ def test_promises_say_what_so_few_points_can_do() -> None:
     assert "fewer than 99 nothing is ever flagged" in str(nothing)
 
 
-def test_under_the_smallest_share_no_bet_grows() -> None:
-    """At the stated share of attack inputs that pass all levels, the best bet stands still."""
+def test_at_the_smallest_share_the_best_bet_stands_still() -> None:
+    """Its mean log is 0 where so many inputs pass all levels."""
     calibration = _calibration(1000)
     share = calibration.describe().smallest_attack_share
     bets = Bets.against(calibration.levels)
@@ -110,6 +111,22 @@ def test_under_the_smallest_share_no_bet_grows() -> None:
     growth = share * gain + (1 - share) * loss
     assert 0 < share < 0.2
     assert growth[bets.used > 0].max() == pytest.approx(0, abs=1e-6)
+
+
+def test_under_the_smallest_share_some_are_still_found() -> None:
+    """As docs/own-model.md says: it is where evidence grows steadily, not a limit of what is."""
+    calibration, rng = _calibration(400), np.random.default_rng(0)
+    bets = Bets.against(calibration.levels)
+    share = 0.8 * calibration.describe().smallest_attack_share
+    assert share == pytest.approx(0.045, abs=5e-4)
+    m, found = np.zeros((200, CELLS), np.float32), np.zeros(200, bool)
+    for _ in range(6000):
+        level = (rng.random(200)[:, None] < LEVELS).sum(1)
+        level[rng.random(200) < share] = len(LEVELS)
+        m, evidence = step(m, bets.factors[level], bets.used, 5e-6)
+        found |= evidence >= BOUND
+    assert 0.25 < found.mean() < 0.55
+    assert "grows steadily from 5.6 % attack inputs on" in str(calibration.describe())
 
 
 def test_there_must_be_something_to_calibrate_on() -> None:

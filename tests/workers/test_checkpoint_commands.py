@@ -137,7 +137,7 @@ def test_create_says_what_can_be_promised(run: Run, checkpoint: MadeCheckpoint) 
     found = run("checkpoint", "create", *arguments)
     assert found.status == 0, found.err
     for words in ("digits/2", "clean inputs flagged", "smallest p-value", "attacks found",
-                  "only clients", "PGD", "not released"):  # fmt: skip
+                  "steadily where", "PGD", "not released"):  # fmt: skip
         assert words in found.out
     assert "guessing" not in found.out
     said = run("checkpoint", "create", *arguments, "--version", "7", "--json").json

@@ -65,7 +65,7 @@ def promises(manifest: Manifest) -> Iterable[tuple[str, str]]:
     yield (
         "attacks found",
         (
-            f"only clients of whose inputs more than {share:.1%} are attacks"
+            f"steadily where {share:.1%} of a client's inputs are attacks; fewer late, or never"
             if share < 1
             else "none: with so few clean inputs no client is ever accused"
         ),
