@@ -108,6 +108,8 @@ class Evidence:
         self.capacity = capacity
         self.evicted = 0
         self.repeated = 0
+        self.unnamed = 0
+        """Inputs of nobody by name since this began; not in a snapshot."""
         self._slots = np.zeros(min(capacity, 64), SLOT)
         self._index: dict[bytes, int] = {}
         self._memory = Repeats(memory)
@@ -152,6 +154,7 @@ class Evidence:
         crossing:
             Set if the evidence reached the bound.
         """
+        self.unnamed += subject == ANONYMOUS
         key = _key(subject)
         slot = self._index.get(key)
         if self._repeats(key, slot, fingerprint):

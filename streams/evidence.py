@@ -43,6 +43,10 @@ CONCENTRATED = Gauge(
     "nnsec_drift_concentrated", "Shifts held by few clients: attacks, not drift", ["model"]
 )
 
+UNNAMED = Counter(
+    "nnsec_unnamed_rows", "Rows without a client or source, by which nobody is judged",
+    ["model", "kind"],
+)  # fmt: skip
 ALLOWANCE = Gauge(
     "nnsec_evidence_allowance", "Part of the day's budget that is handed out, at most",
     ["model", "kind"],
@@ -194,7 +198,11 @@ class EvidenceAgent:
             watch = Watch(summary.model, self._context.settings.budget)
             self._watches[record.partition, summary.model] = watch
         before = watch.concentrated
+        kinds = (("inputs", watch.clients), ("samples", watch.sources))
+        unnamed = [evidence.unnamed for _, evidence in kinds]
         alerts = watch.apply(summary, reference)
+        for (kind, evidence), count in zip(kinds, unnamed, strict=True):
+            UNNAMED.labels(summary.model, kind).inc(evidence.unnamed - count)
         self._changed.setdefault(record.partition, 0.0)
         for alert in alerts:
             ALERTS.labels(alert.model, alert.threat).inc()

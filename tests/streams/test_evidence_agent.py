@@ -258,6 +258,20 @@ async def test_more_than_the_budget_expects_is_told_once_a_day(
     assert await told(550, 60, time=DAY_MS) == [said, said.replace("more inputs", "more windows")]
 
 
+async def test_rows_without_a_name_are_counted(world: World) -> None:
+    """They accuse nobody, so an operator must see how many there are; each counts once."""
+    agent = await world.started()
+    before = [module.UNNAMED.labels("digits", kind)._value.get() for kind in ("inputs", "samples")]
+    records = [
+        world.summary([5] * 30, first=0, client="anonymous"),
+        world.summary([0] * 7, first=30, client="app-7"),
+        world.summary([5] * 30, first=0, client="anonymous"),
+    ]
+    assert await agent.process(records) == []
+    found = [module.UNNAMED.labels("digits", kind)._value.get() for kind in ("inputs", "samples")]
+    assert [now - then for now, then in zip(found, before, strict=True)] == [30, 0]
+
+
 async def test_a_large_state_is_written_in_parts_and_less_often(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
