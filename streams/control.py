@@ -21,7 +21,6 @@ from nnsec.adapters.records import Out, Record
 from nnsec.errors import NNSecError, SchemaError, TransientError, TrustError
 from nnsec.settings import Settings
 from nnsec.trust import keys, statements
-from schemas.base import from_millis
 from schemas.model_status import ModelStatus, ServedModel
 from schemas.source import Source
 from streams.checkpoints import Checkpoints
@@ -157,9 +156,7 @@ class Control:
             logger.warning("ignored %s: %s", where, error)
 
     def _apply_statement(self, record: Record) -> None:
-        # Judged by when it was published: what was activated in its time serves until replaced.
-        published = from_millis(record.timestamp)
-        statement = statements.open_statement(record.value, self._keys, published)
+        statement = statements.read_statement(record, self._keys)
         swap = self._swaps.get(statement.model)
         if swap is None:
             return

@@ -120,7 +120,7 @@ def _incident(record: Record, place: str, names: Keys) -> Change:
 
 
 def _model(record: Record, place: str, names: Keys, release_keys: Sequence[PublicKey]) -> Change:
-    statement = statements.open_statement(record.value, release_keys)
+    statement = statements.read_statement(record, release_keys)
     fields = {
         "version": str(statement.version),
         "digest": statement.digest,

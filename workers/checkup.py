@@ -163,8 +163,8 @@ def _versions(found: Registry, model: str, url: str) -> Finding:
 async def models(settings: Settings) -> Sequence[Finding]:
     """Whether a valid statement says what serves each configured model."""
     trusted = [keys.load_public(path) for path in settings.trust.release_keys]
-    envelopes = [record.value async for record in read_to_end(settings, ("models",))]
-    standing = statements.fold(envelopes, trusted).models
+    records = [record async for record in read_to_end(settings, ("models",))]
+    standing = statements.fold(records, trusted).models
     found = []
     for model in settings.models:
         active = standing[model].activated if model in standing else None

@@ -108,7 +108,7 @@ class Folds:
                 self._learn_action(Action.decode(record.value))
             elif record.topic == "models":
                 self._unread.discard(record.value)
-                self._learn_statement(record.value)
+                self._learn_statement(record)
             elif record.topic == "sources":
                 self._learn_source(Source.decode(record.value))
             elif record.topic == "models.status":
@@ -138,15 +138,15 @@ class Folds:
             if isinstance(command, str):
                 self.seen[command] = str(action.figures.get(f"{word}_at", ""))
 
-    def _learn_statement(self, envelope: bytes | None) -> None:
-        statement = statements.open_statement(envelope, self._release)
+    def _learn_statement(self, record: Record) -> None:
+        statement = statements.read_statement(record, self._release)
         standing = self.standings.get(statement.model, Standing())
         try:
             self.standings[statement.model] = standing.accept(statement)
         except RollbackRefused:
             return  # overtaken, or said before
-        if statement.phase == "activate" and envelope is not None:
-            self.envelopes[statement.model, statement.epoch] = envelope
+        if statement.phase == "activate" and record.value is not None:
+            self.envelopes[statement.model, statement.epoch] = record.value
             self.ledger.learn_one(_activation(statement, standing.activated))
 
     def _learn_source(self, source: Source) -> None:

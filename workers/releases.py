@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import uuid5
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
-from nnsec.errors import ConfigError
+from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings
 from nnsec.trust import keys, statements
-from nnsec.trust.keys import PrivateKey
+from nnsec.trust.keys import PrivateKey, PublicKey
+from nnsec.trust.statements import Standing
 from schemas import headers
 from schemas.model_statement import ModelStatement
 
 ROLE = "release"
 VALID = timedelta(hours=1)
 """Workers must read a statement within; what was activated in its time goes on counting."""
+TRIES = 3
+"""How often it is said anew when it does not stand: a broker that comes back late costs one."""
 PHASES: tuple[Literal["prepare", "activate"], ...] = ("prepare", "activate")
 
 
 async def release(
     settings: Settings, *, model: str, version: int, digest: str, key: PrivateKey, reason: str,
-    now: datetime,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> ModelStatement:  # fmt: skip
     """Sign and publish that a checkpoint serves: epoch 1, or the epoch after the present one.
 
-    Waits for a broker that is away.
+    Waits for a broker that is away. What reached the log too late, or behind another release of the
+    same epoch, no reader counts: it is said anew.
 
     Parameters
     ----------
@@ -35,6 +40,8 @@ async def release(
         Of the checkpoint, in hex.
     key:
         A release key.
+    now:
+        The time of day.
 
     Returns
     -------
@@ -45,6 +52,8 @@ async def release(
     ------
     ConfigError
         If the workers of this configuration would not trust the key.
+    TransientError
+        If nothing that was said stands.
     """
     trusted = tuple(keys.load_public(path) for path in settings.trust.release_keys)
     if key.id not in {one.id for one in trusted}:
@@ -52,20 +61,35 @@ async def release(
             f"the public half of this key (id {key.id[:16]}…) is not among the {len(trusted)} "
             "[trust] release_keys, so no worker would believe it; add its .pub file there"
         )
-    logs = await kafka.declare(settings, now=now)
-    records = [record.value async for record in kafka.read_to_end(settings, ("models",))]
-    standing = statements.fold(records, trusted).models.get(model, statements.Standing())
-    said = [
-        ModelStatement(
-            model=model, epoch=standing.epoch + 1, phase=phase, version=version, digest=digest,
-            reason=reason, issued=now, expires=now + VALID,
-        )
-        for phase in PHASES
-    ]  # fmt: skip
-    async with kafka.publisher(settings) as publish:
-        for statement in said:
-            name = uuid5(logs["models"], f"{model}/{statement.epoch}/{statement.phase}")
-            about = headers.event_headers("model", id=str(name), source_role=ROLE, time=now)
-            envelope = statements.sign_statement(statement, key)
-            await publish(Out("models", envelope, model.encode(), about))
-    return said[-1]
+    logs = await kafka.declare(settings, now=now())
+    standing = await _standing(settings, model, trusted)
+    for _ in range(TRIES):
+        epoch = standing.epoch + 1
+        async with kafka.publisher(settings) as publish:
+            for phase in PHASES:
+                issued = now()  # not before the broker has answered
+                said = ModelStatement(
+                    model=model, epoch=epoch, phase=phase, version=version, digest=digest,
+                    reason=reason, issued=issued, expires=issued + VALID,
+                )  # fmt: skip
+                name = uuid5(logs["models"], f"{model}/{epoch}/{phase}")
+                about = headers.event_headers("model", id=str(name), source_role=ROLE, time=issued)
+                envelope = statements.sign_statement(said, key)
+                await publish(Out("models", envelope, model.encode(), about))
+        standing = await _standing(settings, model, trusted)
+        active, wanted = standing.activated, (epoch, version, digest)
+        if active and (
+            active.epoch > epoch or (active.epoch, active.version, active.digest) == wanted
+        ):
+            return said
+    raise TransientError(
+        f"{model}/{version} is not released: {TRIES} times its statements reached the log after "
+        f"their end ({VALID} from their issue), or behind another release; see that the clock of "
+        "this machine is right, and try again"
+    )
+
+
+async def _standing(settings: Settings, model: str, trusted: Sequence[PublicKey]) -> Standing:
+    """What holds for the model, as the log says it to its end."""
+    records = [record async for record in kafka.read_to_end(settings, ("models",))]
+    return statements.fold(records, trusted).models.get(model, Standing())

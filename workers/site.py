@@ -144,7 +144,7 @@ class Site(Folds):
     async def say_model(self, statement: ModelStatement) -> None:
         """Sign and publish a model statement; returns when it was read back from the log.
 
-        Whether it counts there, or another was first, is in ``standings`` then.
+        Whether it counts there, came after its end, or another was first, is in ``standings`` then.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Site(Folds):
         if not path:
             raise ConfigError("[remediation] release_key is not set; no statement can be signed")
         envelope = statements.sign_statement(statement, keys.load_private(path))
-        statements.open_statement(envelope, self._release)
+        statements.open_statement(envelope, self._release, statement.issued)
         name = uuid5(self.logs["models"], f"{statement.model}/{statement.epoch}/{statement.phase}")
         said = headers.event_headers("model", id=str(name), source_role=ROLE, time=statement.issued)
         self._unread.add(envelope)

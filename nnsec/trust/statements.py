@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
+from nnsec.adapters.records import Record
 from nnsec.errors import Expired, NNSecError, RollbackRefused, SchemaError, TrustError
 from nnsec.trust import dsse
 from nnsec.trust.keys import PrivateKey, PublicKey
+from schemas.base import from_millis
 from schemas.model_statement import ModelStatement
 
 
@@ -23,7 +25,7 @@ def sign_statement(statement: ModelStatement, key: PrivateKey) -> bytes:
 
 
 def open_statement(
-    envelope: bytes | None, keys: Sequence[PublicKey], now: datetime | None = None
+    envelope: bytes | None, keys: Sequence[PublicKey], now: datetime
 ) -> ModelStatement:
     """Read a statement that a release key signed.
 
@@ -34,7 +36,7 @@ def open_statement(
     keys:
         The trusted release keys.
     now:
-        Reference time; None to accept an expired one, as for what was activated in its time.
+        Reference time.
 
     Raises
     ------
@@ -46,12 +48,21 @@ def open_statement(
         If it is signed but is no statement.
     """
     statement = ModelStatement.decode(dsse.verify(envelope, dsse.MODEL_STATEMENT, keys).payload)
-    if now is not None and now >= statement.expires:
+    if now >= statement.expires:
         raise Expired(
             f"the statement of epoch {statement.epoch} of model {statement.model!r} "
             f"expired at {statement.expires.isoformat()}"
         )
     return statement
+
+
+def read_statement(record: Record, keys: Sequence[PublicKey]) -> ModelStatement:
+    """Open a record of ``models``, as each reader of that topic must; raises as `open_statement`.
+
+    It is judged by when the broker took it, so that all readers agree, whenever they read: what
+    came too late never counts, and what was activated in its time counts until replaced.
+    """
+    return open_statement(record.value, keys, from_millis(record.timestamp))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,31 +121,27 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What a sequence of envelopes comes to."""
+    """What a sequence of records comes to."""
 
     models: Mapping[str, Standing]
     ignored: tuple[Ignored, ...]
 
 
-def fold(
-    envelopes: Iterable[bytes | None], keys: Sequence[PublicKey], now: datetime | None = None
-) -> Folded:
+def fold(records: Iterable[Record], keys: Sequence[PublicKey]) -> Folded:
     """Fold the topic ``models`` in log order.
 
     Parameters
     ----------
-    envelopes:
-        Record values, oldest first.
+    records:
+        Its records, oldest first.
     keys:
         The trusted release keys.
-    now:
-        As in `open_statement`.
     """
     models: dict[str, Standing] = {}
     ignored: list[Ignored] = []
-    for index, envelope in enumerate(envelopes):
+    for index, record in enumerate(records):
         try:
-            statement = open_statement(envelope, keys, now)
+            statement = read_statement(record, keys)
             standing = models.get(statement.model, Standing())
             models[statement.model] = standing.accept(statement)
         except (TrustError, SchemaError) as error:

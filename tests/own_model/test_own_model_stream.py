@@ -115,7 +115,7 @@ async def test_both_models_are_scored_and_their_attackers_accused(
     """Scores from the topic are those of the checkpoint to the last bit, in both encodings."""
     for name in SERVED:
         await release(served, model=name, version=1, digest=owns[name].made.digest,
-                      key=owns[name].key, reason="test", now=datetime.now(UTC))  # fmt: skip
+                      key=owns[name].key, reason="test")  # fmt: skip
     sent: dict[str, NDArray[Any]] = {}
     outs: list[Out] = []
     for name in SERVED:

@@ -284,7 +284,7 @@ def statement(version: int, epoch: int, **changes: Any) -> ModelStatement:
 
 def phase(envelope: bytes | None, key: keys.PublicKey = RELEASE.public) -> tuple[int, str, int]:
     """(epoch, phase, version) of a signed statement."""
-    found = open_statement(envelope, (key,))
+    found = open_statement(envelope, (key,), T0)
     return found.epoch, found.phase, found.version
 
 

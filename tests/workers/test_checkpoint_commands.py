@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,8 +22,8 @@ import pytest
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out, Record
 from nnsec.checkpoints import signing
-from nnsec.errors import ConfigError
-from nnsec.settings import Settings
+from nnsec.errors import ConfigError, TransientError
+from nnsec.settings import Settings, parse
 from nnsec.trust import commands, keys, statements
 from schemas.revocation import Revocation
 from tests.conftest import MadeCheckpoint
@@ -223,7 +223,7 @@ def test_releases_are_epochs_one_and_two(
     assert (made.json["version"], made.json["epoch"]) == (2, 2)
     records = _read(online, "models")
     trusted = (keys.load_public(f"{checkpoint.release_key}.pub"),)
-    said = [statements.open_statement(record.value, trusted) for record in records]
+    said = [statements.read_statement(record, trusted) for record in records]
     assert [(one.epoch, one.phase, one.version) for one in said] == [
         (1, "prepare", 1), (1, "activate", 1), (2, "prepare", 2), (2, "activate", 2),
     ]  # fmt: skip
@@ -241,8 +241,29 @@ async def test_a_statement_that_nobody_would_believe_is_not_signed(
     """Without the key in [trust], the topic is not even looked at."""
     with pytest.raises(ConfigError, match=r"not among the 0 .* release_keys"):
         await release(settings, model="digits", version=1, digest=checkpoint.digest,
-                      key=keys.load_private(checkpoint.release_key), reason="test",
-                      now=datetime.now(UTC))  # fmt: skip
+                      key=keys.load_private(checkpoint.release_key), reason="test")  # fmt: skip
+
+
+async def test_what_reached_the_log_too_late_is_released_anew(
+    online: Settings, checkpoint: MadeCheckpoint
+) -> None:
+    """The broker was away in between; what is returned is what stands, or an error says why not."""
+    key = keys.load_private(checkpoint.release_key)
+    trust = {"release_keys": [f"{checkpoint.release_key}.pub"]}
+    given = parse(online.model_dump() | {"trust": trust})
+    wanted: dict[str, Any] = {"version": 1, "digest": checkpoint.digest, "key": key, "reason": "t"}
+    late = datetime.now(UTC) - timedelta(hours=1)
+    clock = iter([late] * 3)
+    said = await release(
+        given, model="digits", now=lambda: next(clock, datetime.now(UTC)), **wanted
+    )
+    records = [record async for record in kafka.read_to_end(online, ("models",))]
+    assert len(records) == 4
+    active = statements.fold(records, (key.public,)).models["digits"].activated
+    assert active is not None
+    assert (active.epoch, active.version) == (said.epoch, said.version) == (1, 1)
+    with pytest.raises(TransientError, match="digits/1 is not released: 3 times"):
+        await release(given, model="digits", now=lambda: late, **wanted)
 
 
 def test_what_does_not_verify_is_not_released(

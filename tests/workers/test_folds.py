@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from nnsec.adapters.records import Record
+from nnsec.errors import Expired
 from nnsec.settings import Settings
 from nnsec.trust import keys
-from nnsec.trust.statements import sign_statement
+from nnsec.trust.statements import fold, sign_statement
+from schemas.base import to_millis
+from streams.control import Control
 from tests.workers import stage as words
-from tests.workers.stage import Stage, configured, incident, statement
+from tests.workers.stage import RELEASE, T0, Stage, configured, incident, statement
+from workers import changes
 from workers.board import SILENT
+from workers.demo.ledger import Ledger
+from workers.store import Keys
 
 
 @pytest.fixture
@@ -45,6 +55,58 @@ def test_statements_of_strangers_and_of_the_past_change_nothing(stage: Stage) ->
     active = stage.site.standings["digits"].activated
     assert active is not None
     assert (active.epoch, active.version) == (5, 2)
+
+
+IN_TIME, LATE = timedelta(hours=1, milliseconds=-1), timedelta(hours=1)
+EXPIRING = {
+    "in time": ([("prepare", IN_TIME), ("activate", IN_TIME)], 2),
+    "all too late": ([("prepare", LATE), ("activate", LATE)], 1),
+    "activated too late": ([("prepare", IN_TIME), ("activate", LATE)], 1),
+    "prepared too late": ([("prepare", LATE), ("activate", IN_TIME)], 2),
+    "only activated, too late": ([("activate", LATE)], 1),
+    "said anew": ([("prepare", IN_TIME), ("activate", LATE), ("activate", IN_TIME)], 2),
+}
+"""Statements of epoch 2, each with how long after its issue the broker took it; and what serves."""
+
+
+@pytest.mark.parametrize(("said", "serves"), EXPIRING.values(), ids=EXPIRING)
+def test_all_readers_agree_on_what_reached_the_log_too_late(
+    stage: Stage, said: list[tuple[Any, timedelta]], serves: int
+) -> None:
+    """Whenever they read it: remediation, streams, `doctor`, `release`, the view and the demo."""
+    stage.now += timedelta(days=999)
+    trusted, ledger = (RELEASE.public,), Ledger((RELEASE.public,))
+    control = Control(stage.settings, UUID(int=1), Loaded())  # type: ignore[arg-type]
+    first = [(1, "prepare", timedelta(0)), (1, "activate", timedelta(0))]
+    records = [
+        Record("models", 0, 0, to_millis(T0 + after), b"digits",
+               sign_statement(statement(epoch, epoch, phase=phase), RELEASE))
+        for epoch, phase, after in (*first, *((2, *one) for one in said))
+    ]  # fmt: skip
+    shown = []
+    for record in records:
+        stage.site.learn(record)
+        control.apply(record)
+        asyncio.run(control.load_wanted())
+        shown.append(changes.of(record, Keys(""), trusted).operation)
+        with contextlib.suppress(Expired):
+            ledger.read(record, 0.0)
+    late = [after == LATE for _, after in said]
+    assert shown == ["model", "model", *("skip" if one else "model" for one in late)]
+    assert stage.site.standings == fold(records, trusted).models
+    found = [stage.site.standings["digits"].activated, control.active("digits"),
+             ledger.models["digits"]]  # fmt: skip
+    assert [one.epoch for one in found if one is not None] == [serves] * 3
+
+
+class Loaded:
+    """Checkpoints that are all there."""
+
+    def prepare(self, model: str, version: int, digest: str) -> None:
+        """Load one."""
+
+    def retain(self, model: str, kept: frozenset[tuple[int, str]]) -> None:
+        """Drop the others."""
 
 
 def test_reports_of_the_dead_do_not_count(stage: Stage) -> None:

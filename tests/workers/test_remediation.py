@@ -61,7 +61,8 @@ class Crew:
             await tail.stop()
 
     def opened(self, envelope: bytes | None) -> ModelStatement:
-        return open_statement(envelope, (keys.load_public(f"{self._release}.pub"),))
+        trusted = (keys.load_public(f"{self._release}.pub"),)
+        return open_statement(envelope, trusted, datetime.now(UTC))
 
     def phase(self, envelope: bytes | None) -> tuple[int, str, int]:
         said = self.opened(envelope)

@@ -107,6 +107,52 @@ async def test_what_failed_and_is_tainted_since_is_left_for_another(tmp_path: Pa
     assert [said[::2] for said in stage.said("models")] == [(3, 2), (3, 2), (4, 1), (4, 1)]
 
 
+@pytest.mark.parametrize("late", [(1,), (2,), (1, 2), (2, 3)])
+async def test_a_statement_that_came_too_late_is_said_anew(
+    tmp_path: Path, late: tuple[int, ...]
+) -> None:
+    """The broker was away for longer than it is valid: no reader counts it, its writer neither."""
+    stage = made(tmp_path)
+    published, said = stage.site.publish, 0
+
+    async def slow(*outs: Out) -> bool:
+        nonlocal said
+        if outs[0].topic == "models":
+            said += 1
+            stage.now += timedelta(hours=1, seconds=1) if said in late else timedelta(0)
+        return await published(*outs)
+
+    stage.site.publish = slow
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] in (["done"], ["failed"]))
+    assert stage.outcomes()[-1] == "done"
+    assert len(stage.said("models")) == 2 + len(late)
+    active = stage.site.standings["digits"].activated
+    assert active is not None
+    assert (active.epoch, active.version) == (2, 1)
+    assert stage.now < active.expires
+
+
+async def test_a_clock_that_is_behind_the_broker_fails_in_words(tmp_path: Path) -> None:
+    """Each statement is over when it comes: after some of them a person is told why."""
+    stage = made(tmp_path)
+    published = stage.site.publish
+
+    async def ahead(*outs: Out) -> bool:
+        stage.now += timedelta(hours=1, seconds=1)
+        done = await published(*outs)
+        stage.now -= timedelta(hours=1, seconds=1)
+        return done
+
+    stage.site.publish = ahead
+    async with stage.crew():
+        await stage.take(incident())
+        await stage.until(lambda: stage.outcomes()[-1:] in (["done"], ["failed"]))
+    assert "epoch 2 reached the log only after its end" in stage.actions()[-1].reason
+    assert stage.said("models") == DONE[:1] * rollback.TURNS
+
+
 async def test_a_worker_that_does_not_answer_does_not_hold_up_the_swap(tmp_path: Path) -> None:
     """After ``prepare_timeout`` it is activated, and waited for until it is there."""
     stage = made(tmp_path, remediation={"prepare_timeout": 0.2})

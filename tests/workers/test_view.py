@@ -18,13 +18,14 @@ import redis.asyncio as redis
 from aiokafka.errors import KafkaConnectionError
 
 from nnsec.adapters import kafka
-from nnsec.adapters.records import Out
+from nnsec.adapters.records import Out, Record
 from nnsec.errors import TransientError
 from nnsec.incidents import AlertSeen, Dismissed, stamped, step
 from nnsec.settings import Settings
 from nnsec.trust import keys
 from nnsec.trust.statements import fold, sign_statement
 from schemas.alert import Alert, Subject
+from schemas.base import to_millis
 from schemas.incident import Incident
 from schemas.model_statement import ModelStatement
 from schemas.source import Source
@@ -233,7 +234,10 @@ async def test_statements_count_by_the_rule_of_the_workers(bench: Bench, tmp_pat
             return positions.get("models/0") == str(len(outs) - 1)
 
         await bench.until(applied)
-    folded = fold([one.value for one in outs], (key.public,)).models
+    folded = fold(
+        [Record("models", 0, n, to_millis(T0), b"", one.value) for n, one in enumerate(outs)],
+        (key.public,),
+    ).models
     assert len(folded) == 61
     for model, standing in folded.items():
         shown = await bench.hash(bench.names.model(model))

@@ -22,6 +22,8 @@ from workers.site import PREPARE_EXPIRY, Site
 from workers.vault import Stock, Vault
 
 INPUTS = "inference.inputs"
+TURNS = 6
+"""Statements said for one epoch, where two are enough unless the broker takes one after its end."""
 SWAP_SECONDS = 60.0
 """Within which every partition must be held by a live worker at the new epoch."""
 PLANNED = ("from", "to", "digest", "verified", "golden_accuracy", "epoch")
@@ -117,15 +119,7 @@ class Rollback(Remedy):
         """Publish both phases, as far as they are not there yet, and see the swap through."""
         began = self.site.clock()
         epoch, version, digest = _target(action)
-        settled = self._standing_at(action)
-        if settled == "none":
-            await self.site.say_model(self._statement(action, "prepare"))
-            settled = self._standing_at(action)
-        if settled == "prepared":
-            await self._prepared(action.model, epoch)
-            await self._clean(action)
-            self._standing_at(action)
-            await self.site.say_model(self._statement(action, "activate"))
+        await self._activate(action)
         await self._swapped(action)
         figures = {
             "seconds": round(max((self.site.now() - action.time).total_seconds(),
@@ -158,6 +152,31 @@ class Rollback(Remedy):
             if one and (one.epoch, one.version, one.digest) == target:
                 return name
         raise Impossible(f"epoch {target[0]} was overtaken: {action.model} is at {standing.epoch}")
+
+    async def _activate(self, action: Action) -> None:
+        """Say both phases, as far as they do not stand; anew what came so late that none counts it.
+
+        Raises
+        ------
+        Impossible
+            As `_standing_at`, and if what was said came too late again and again.
+        """
+        for _ in range(TURNS):
+            settled = self._standing_at(action)
+            if settled == "activated":
+                return
+            if settled == "prepared":
+                await self._prepared(action.model, _target(action)[0])
+                await self._clean(action)
+                self._standing_at(action)
+            phase = "activate" if settled == "prepared" else "prepare"
+            await self.site.say_model(self._statement(action, phase))
+        if self._standing_at(action) != "activated":
+            raise Impossible(
+                f"what was said of epoch {_target(action)[0]} reached the log only after its end, "
+                f"{PREPARE_EXPIRY} from its issue; see that the clocks of this machine and of the "
+                "broker are right, and approve the action to try again"
+            )
 
     def _statement(self, action: Action, phase: str) -> ModelStatement:
         now = max(self.site.now(), action.time)  # a clock may step back in between

@@ -201,7 +201,7 @@ class Bench:
         settings = parse(made)
         await release(
             settings, model=self.material.name, version=self.created.version,
-            digest=self.created.digest, reason="benchmark", now=datetime.now(UTC),
+            digest=self.created.digest, reason="benchmark",
             key=keys.load_private(settings.remediation.release_key),
         )  # fmt: skip
         os.environ.setdefault(THREADS, "1")

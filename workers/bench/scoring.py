@@ -201,11 +201,10 @@ async def _fill(
     each: int,
 ) -> None:  # fmt: skip
     """Release the checkpoint, and write the inputs by turns to all partitions."""
-    now = datetime.now(UTC)
-    await declare(settings, now=now)
+    await declare(settings, now=datetime.now(UTC))
     await release(
         settings, model=material.name, version=created.version, digest=created.digest,
-        reason="benchmark", now=now, key=keys.load_private(settings.remediation.release_key),
+        reason="benchmark", key=keys.load_private(settings.remediation.release_key),
     )  # fmt: skip
     topic = kafka.topic_name(settings, "inference.inputs")
     partitions = settings.kafka.partitions.inputs

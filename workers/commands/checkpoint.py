@@ -250,7 +250,7 @@ def _release(
     outage.listen()
     said = asyncio.run(
         release(settings, model=model, version=version, digest=digest, key=signer,
-                reason="released by hand", now=datetime.now(UTC))
+                reason="released by hand")
     )  # fmt: skip
     return said.epoch
 

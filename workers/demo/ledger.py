@@ -171,7 +171,7 @@ class Ledger:
             self.incidents[incident.id] = incident
 
     def _statement(self, record: Record) -> None:
-        statement = statements.open_statement(record.value, self.release_keys)
+        statement = statements.read_statement(record, self.release_keys)
         known = self.models.get(statement.model)
         newer = known is None or statement.epoch > known.epoch
         if statement.phase == "activate" and newer:

@@ -35,7 +35,7 @@ class Rehearsal:
         await release(
             settings, model=self.script.model, version=self.created.version,
             digest=self.created.digest, key=keys.load_private(settings.remediation.release_key),
-            reason="the demo begins", now=datetime.now(UTC),
+            reason="the demo begins",
         )  # fmt: skip
 
 

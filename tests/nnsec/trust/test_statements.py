@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from nnsec.adapters.records import Record
 from nnsec.errors import BadSignature, Expired, RollbackRefused, SchemaError
 from nnsec.trust import dsse, keys
-from nnsec.trust.statements import Standing, fold, open_statement, sign_statement
+from nnsec.trust.statements import Standing, fold, open_statement, read_statement, sign_statement
+from schemas.base import to_millis
 from schemas.model_statement import ModelStatement
 
 KEY, STRANGER = keys.generate(), keys.generate()
@@ -29,18 +31,25 @@ def _signed(*args: Any, key: keys.PrivateKey = KEY, **fields: Any) -> bytes:
     return sign_statement(_statement(*args, **fields), key)
 
 
+def _log(*envelopes: bytes | None, at: datetime = NOW) -> list[Record]:
+    """They as the broker took them, at one time."""
+    return [Record("models", 0, n, to_millis(at), b"", one) for n, one in enumerate(envelopes)]
+
+
 def test_a_statement_is_read_back() -> None:
     """What was signed is what is read."""
     statement = _statement(1, "activate")
     assert open_statement(sign_statement(statement, KEY), (KEY.public,), NOW) == statement
 
 
-def test_an_expired_statement_counts_only_without_a_reference_time() -> None:
+def test_a_statement_is_judged_by_when_the_broker_took_it() -> None:
     """What was activated in its time still holds when the topic is read again later."""
     late = NOW + timedelta(hours=1)
+    (record,) = _log(_signed(3, "prepare"), at=late)
     with pytest.raises(Expired, match="epoch 3"):
-        open_statement(_signed(3, "prepare"), (KEY.public,), late)
-    assert open_statement(_signed(3, "prepare"), (KEY.public,)).epoch == 3
+        read_statement(record, (KEY.public,))
+    (record,) = _log(record.value, at=late - timedelta(milliseconds=1))
+    assert read_statement(record, (KEY.public,)).epoch == 3
 
 
 def test_signed_nonsense_is_a_schema_error() -> None:
@@ -51,7 +60,7 @@ def test_signed_nonsense_is_a_schema_error() -> None:
 
 def test_prepared_and_activated_are_tracked_apart() -> None:
     """The old checkpoint serves while the new one is prepared."""
-    folded = fold([_signed(1, "activate"), _signed(2, "prepare", 2)], (KEY.public,))
+    folded = fold(_log(_signed(1, "activate"), _signed(2, "prepare", 2)), (KEY.public,))
     standing = folded.models["digits"]
     assert standing.activated is not None
     assert standing.prepared is not None
@@ -61,10 +70,10 @@ def test_prepared_and_activated_are_tracked_apart() -> None:
 
 def test_a_rollback_is_a_higher_epoch_of_an_older_version() -> None:
     """Versions may go back, epochs may not."""
-    log = [
+    log = _log(
         _signed(1, "activate", 1), _signed(2, "prepare", 2), _signed(2, "activate", 2),
         _signed(3, "prepare", 1), _signed(3, "activate", 1),
-    ]  # fmt: skip
+    )  # fmt: skip
     standing = fold(log, (KEY.public,)).models["digits"]
     assert standing.activated is not None
     assert (standing.activated.epoch, standing.activated.version) == (3, 1)
@@ -92,14 +101,15 @@ def test_what_is_invalid_is_ignored_and_reported(
 ) -> None:
     """The fold is the same with and without it, and says which one it left out."""
     log = [_signed(1, "activate", 1), _signed(2, "prepare", 2)]
-    folded = fold([*log, envelope], (KEY.public,), NOW)
-    assert folded.models == fold(log, (KEY.public,), NOW).models
+    folded = fold(_log(*log, envelope), (KEY.public,))
+    assert folded.models == fold(_log(*log), (KEY.public,)).models
     assert [(one.index, type(one.error)) for one in folded.ignored] == [(2, error)]
 
 
 def test_models_are_folded_apart() -> None:
     """A high epoch of one model hides nothing of another."""
-    folded = fold([_signed(9, "activate"), _signed(1, "activate", model="other")], (KEY.public,))
+    log = _log(_signed(9, "activate"), _signed(1, "activate", model="other"))
+    folded = fold(log, (KEY.public,))
     assert {name: one.epoch for name, one in folded.models.items()} == {"digits": 9, "other": 1}
 
 
