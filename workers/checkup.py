@@ -145,17 +145,17 @@ def _key(about: str, path: str, load: Callable[[str], keys.PublicKey | keys.Priv
 
 async def registry(settings: Settings) -> Sequence[Finding]:
     """Whether the registry can be read, and has checkpoints of the configured models."""
-    url = settings.registry.url
-    return [
-        await asyncio.to_thread(_versions, Registry(url), model, url) for model in settings.models
-    ] or [Finding("registry", "warn", "no model is configured", "add a table [models.NAME]")]
+    found = Registry(settings.registry.url)
+    return [await asyncio.to_thread(_versions, found, model) for model in settings.models] or [
+        Finding("registry", "warn", "no model is configured", "add a table [models.NAME]")
+    ]
 
 
-def _versions(found: Registry, model: str, url: str) -> Finding:
+def _versions(found: Registry, model: str) -> Finding:
     versions = found.list(model)
     if not versions:
         advice = f"make one with `nnsec checkpoint create --model {model}`"
-        return Finding("registry", "warn", f"{url} has no checkpoint of {model}", advice)
+        return Finding("registry", "warn", f"{found.url} has no checkpoint of {model}", advice)
     text = f"{model}: {counted(len(versions), 'version')}, newest {versions[-1]}"
     return Finding("registry", "ok", text)
 

@@ -62,6 +62,8 @@ async def deliver(
             while True:
                 try:
                     answer = await _once(serving.hook, envelope, facts)
+                except aiohttp.InvalidURL:  # its text is the URL, which may hold a password
+                    last = "[serving] hook is no URL that can be used"
                 except (HookFailed, OSError, ValueError, aiohttp.ClientError) as error:
                     last = str(error) or type(error).__name__
                 else:
@@ -71,8 +73,7 @@ async def deliver(
                 await asyncio.sleep(RETRY)
     except TimeoutError as error:
         raise HookFailed(
-            f"the serving hook {serving.hook!r} did not confirm epoch {epoch} within "
-            f"{serving.timeout:g} s: {last}"
+            f"the serving hook did not confirm epoch {epoch} within {serving.timeout:g} s: {last}"
         ) from error
 
 
@@ -89,7 +90,7 @@ def check(hook: str) -> None:
     >>> check("curl --data-binary @- http://serving/swap")
     >>> check("sh -c 'swap")
     Traceback (most recent call last):
-    nnsec.errors.ConfigError: [serving] hook "sh -c 'swap" is no command: No closing quotation
+    nnsec.errors.ConfigError: [serving] hook is no command: No closing quotation
     """
     if not _is_url(hook):
         _words(hook)
@@ -103,9 +104,9 @@ def _words(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise ConfigError(f"[serving] hook {command!r} is no command: {error}") from error
+        raise ConfigError(f"[serving] hook is no command: {error}") from error
     if not words or "\0" in command:
-        raise ConfigError(f"[serving] hook {command!r} names no command; leave it empty for none")
+        raise ConfigError("[serving] hook names no command; leave it empty for none")
     return words
 
 

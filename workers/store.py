@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -29,6 +29,10 @@ from nnsec.settings import Settings
 
 TIMEOUT = 5.0
 """Seconds until an answer is overdue."""
+NO_URL = (
+    "[redis] url is none that can be used: it is redis://[[user]:password@]host[:port][/number], "
+    "where / # ? @ : and % in user and password are percent-encoded (@ is %40)"
+)
 
 _SIGNS = ("WRONGTYPE", "value is not an integer", "would overflow")
 """What servers say, with or without a script around it, when a key holds something else."""
@@ -106,20 +110,24 @@ async def connect(settings: Settings) -> AsyncIterator[redis.Redis]:
     ConfigError
         If the URL is none.
     """
-    if settings.redis.url == "embedded":
+    url = settings.redis.url
+    if url == "embedded":
         raise ConfigError("[redis] url is 'embedded', which only `nnsec up` starts; name a URL")
     try:
+        parts = urlsplit(url)
+        if parts.scheme != "unix" and "@" in url and "@" not in parts.netloc:
+            raise ValueError  # noqa: TRY301 - cut within a password, which would be host and port
         client: redis.Redis = redis.Redis.from_url(
-            settings.redis.url,
+            url,
             decode_responses=True,
             encoding_errors="replace",
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError as error:
-        # Not the URL itself: it may hold the password.
-        raise ConfigError(f"[redis] url is none that can be used: {error}") from error
+    except ValueError:
+        # Neither the URL nor the error: one cut at a wrong place shows a part of the password.
+        raise ConfigError(NO_URL) from None
     try:
         yield client
     finally:

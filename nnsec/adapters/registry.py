@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-import fsspec
-
+from nnsec.adapters.files import Files
 from nnsec.errors import BadSignature, ConfigError, TransientError, Unsafe
 
 SIGNATURE = "model.sig"
@@ -30,24 +28,23 @@ class Registry:
     Parameters
     ----------
     url:
-        A path or an fsspec URL, for example ``s3://bucket/folder`` (needs its own package).
+        A path or an fsspec URL, for example ``s3://bucket/folder`` (needs its own package). As an
+        attribute without its secrets.
 
     Raises
     ------
-    ConfigError
-        If no installed package serves such a URL.
+    ConfigError, TransientError
+        As `Files`.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:
-            raise ConfigError(f"[registry] url = {url!r} cannot be used: {error}") from error
+        self._files = Files(url)
+        self._fs, self._root, self.url = self._files.fs, self._files.root, self._files.url
+        self._entries = self._files.entries
 
     def models(self) -> tuple[str, ...]:
         """Names of the models that have a folder, sorted."""
-        with self._reaching(self._root):
+        with self._files.reaching(self._root):
             names = [
                 name
                 for name, info in self._entries(self._root)
@@ -57,7 +54,7 @@ class Registry:
 
     def list(self, model: str) -> tuple[int, ...]:
         """Versions that have a signature, in ascending order; the others are no checkpoints."""
-        with self._reaching(self._folder(model)):
+        with self._files.reaching(self._folder(model)):
             return tuple(
                 version
                 for version in self._folders(model)
@@ -73,7 +70,7 @@ class Registry:
             The newest that counts; None for the newest with a signature, whoever made it.
         """
         newest = max(self.list(model), default=0) if above is None else above
-        with self._reaching(self._folder(model)):
+        with self._files.reaching(self._folder(model)):
             taken = frozenset(self._folders(model))
         return next(version for version in itertools.count(newest + 1) if version not in taken)
 
@@ -87,7 +84,7 @@ class Registry:
         TransientError
             If the registry is away.
         """
-        with self._reaching(folder := self._folder(model, version)):
+        with self._files.reaching(folder := self._folder(model, version)):
             if self._fs.exists(folder):
                 self._taken(model, version)
 
@@ -117,7 +114,7 @@ class Registry:
             If the registry is away.
         """
         folder = self._folder(model, version)
-        with self._reading(folder):
+        with self._files.reading(folder):
             if not self._fs.exists(folder):
                 self._missing(model, version)
             for path in (self._folder(model), folder):
@@ -125,7 +122,8 @@ class Registry:
                     raise Unsafe(f"{path} is a symbolic link; checkpoints are plain folders")
             found = {name: self._size(name, info, limits) for name, info in self._entries(folder)}
         if len(found) > MAX_FILES:
-            raise Unsafe(f"{folder} holds {len(found)} files; a checkpoint has at most {MAX_FILES}")
+            text = f"{folder} holds {len(found)} files; a checkpoint has at most {MAX_FILES}"
+            raise Unsafe(self._files.cleaned(text))
         return found
 
     def fetch(
@@ -180,13 +178,13 @@ class Registry:
             If the registry is away; what was written without a signature is no checkpoint.
         """
         folder = self._folder(model, version)
-        with self._reaching(folder):
+        with self._files.reaching(folder):
             self._fs.makedirs(self._folder(model), exist_ok=True)
             if not self._make(folder):
                 self._taken(model, version)
             for name in sorted(files, key=lambda name: (name == SIGNATURE, name)):
                 self._fs.pipe_file(f"{folder}/{name}", files[name])
-        return str(folder)
+        return self._files.cleaned(folder)
 
     def _folder(self, model: str, version: int | None = None) -> str:
         if not _MODEL.fullmatch(model):
@@ -200,17 +198,6 @@ class Registry:
                 f"if one near the end is no checkpoint, remove its folder from {self.url}"
             )
         return f"{self._root}/{model}" + ("" if version is None else f"/{version}")
-
-    def _entries(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        self._fs.invalidate_cache()  # other machines write here too
-        try:
-            found = self._fs.ls(path, detail=True)
-        except FileNotFoundError:
-            return
-        for info in found:
-            name = str(info["name"]).rstrip("/").rpartition("/")[2]
-            if str(info["name"]).rstrip("/") != path.rstrip("/"):  # object stores list the folder
-                yield name, info
 
     def _folders(self, model: str) -> Sequence[int]:
         return sorted(
@@ -238,15 +225,9 @@ class Registry:
     def _chunks(
         self, model: str, version: int, name: str, most: int, chunk: int
     ) -> Iterator[bytes]:
-        """The first bytes of a file; bounded, as it may grow meanwhile."""
         folder = self._folder(model, version)
-        with (
-            self._reading(folder),
-            self._fs.open(f"{folder}/{name}", "rb", cache_type="none") as file,
-        ):
-            while most and (content := file.read(min(chunk, most))):
-                most -= len(content)
-                yield content
+        with self._files.reading(folder):
+            yield from self._files.chunks(f"{folder}/{name}", most, chunk)
 
     def _make(self, folder: str) -> bool:
         """Make a folder; False if it exists."""
@@ -270,30 +251,3 @@ class Registry:
             raise TransientError(f"the registry {self.url} is not there")
         there = ", ".join(map(str, self._folders(model))) or "none"
         raise BadSignature(f"no checkpoint {model}/{version} in {self.url}; there: {there}")
-
-    @contextlib.contextmanager
-    def _reading(self, folder: str) -> Iterator[None]:
-        """As `_reaching`, but what only one checkpoint's files raise refuses that checkpoint.
-
-        One file without permission would hold up all that looks at the model's versions for ever.
-        """
-        with self._reaching(folder):
-            try:
-                yield
-            except (ConnectionError, TimeoutError):
-                raise
-            except OSError as error:
-                self._fs.invalidate_cache()
-                self._fs.ls(self._root, detail=False)  # raises if the registry itself is away
-                raise Unsafe(f"{folder} cannot be read: {error}") from error
-
-    @contextlib.contextmanager
-    def _reaching(self, what: str) -> Iterator[None]:
-        """Turn whatever a file system raises into one error that may pass."""
-        try:
-            yield
-        except (BadSignature, ConfigError, TransientError, Unsafe):
-            raise
-        except Exception as error:
-            # Each fsspec backend raises errors of its own, so all of them are meant.
-            raise TransientError(f"the registry cannot be reached at {what}: {error}") from error

@@ -55,6 +55,14 @@ async def test_a_server_confirms(form: str) -> None:
     assert facts == {"model": "digits", "epoch": "3", "version": "1"}
 
 
+@pytest.mark.parametrize("hook", ["http://user:s3cr3t/word@h/x", "http://u:s3cr3t@h:1x/y"])
+async def test_a_hook_that_fails_is_not_shown(hook: str) -> None:
+    """Why an action failed is on a topic; a hook may hold a password, or a token in its path."""
+    with pytest.raises(HookFailed, match="did not confirm epoch 3") as caught:
+        await told(hook, timeout=0.05)
+    assert "s3cr3t" not in str(caught.value)
+
+
 async def test_a_server_that_recovers_is_asked_again() -> None:
     """A restart of the server in the middle is no failure."""
     count = 0

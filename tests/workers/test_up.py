@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from workers.commands.up import without_password
-
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 [models.digits]
@@ -174,18 +172,6 @@ def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
     assert list(folder.glob(".nnsec/*-*")) == []
     assert not (folder / ".nnsec/run/services.json").exists()
     assert "Traceback" not in output.read_text()
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
-        ("rediss://:p%40ss@r.example:6380/2", "rediss://r.example:6380/2"),
-    ],
-)
-def test_no_password_is_shown(url: str, shown: str) -> None:
-    """What is printed may end in a ticket."""
-    assert without_password(url) == shown
 
 
 def test_a_wrong_model_is_told_with_the_last_lines_of_its_log(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import re
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Out, Record
-from nnsec.errors import TransientError
+from nnsec.errors import ConfigError, TransientError
 from nnsec.incidents import AlertSeen, Dismissed, stamped, step
 from nnsec.settings import Settings
 from nnsec.trust import keys
@@ -245,6 +246,33 @@ async def test_statements_count_by_the_rule_of_the_workers(bench: Bench, tmp_pat
         serves = (str(active.epoch), str(active.version), active.digest) if active else ("",) * 3
         assert (shown["epoch"], shown["version"], shown["digest"]) == serves
         assert shown["state"] == ("preparing" if standing.prepared else "active")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:s3cr3t/word@host:6379/0", "redis://user:s3cr3t#x@host", "redis://u:s3cr3t[@host",
+        "redis://user:s3cr3t@host:63x9/0", "redis://:1234/s3cr3t@host", "redis://1234?s3cr3t@host",
+        "http://user:s3cr3t@host",
+    ],
+)  # fmt: skip
+async def test_an_address_that_is_none_shows_no_password(url: str) -> None:
+    """Neither a part of it that stands where a port is wanted; digits would pass as one."""
+    given = Settings.model_validate({"redis": {"url": url}})
+    with pytest.raises(ConfigError, match="percent-encoded") as caught:
+        async with store.connect(given):
+            pass
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_an_encoded_password_is_read(settings: Settings) -> None:
+    """As the message advises."""
+    given = Settings.model_validate({"redis": {"url": "redis://u:a%2Fb%40c@host:1/2"}})
+    async with store.connect(given) as client:
+        kwargs = client.connection_pool.connection_kwargs
+    assert (kwargs["password"], kwargs["host"], kwargs["port"], kwargs["db"]) == (
+        "a/b@c", "host", 1, 2,
+    )  # fmt: skip
 
 
 async def test_an_emptied_store_is_built_anew(bench: Bench) -> None:

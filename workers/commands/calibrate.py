@@ -61,7 +61,7 @@ def _load(settings: Settings, model: str, version: int | None) -> Checkpoint:
     there = registry.list(model)
     if not there:
         raise ConfigError(
-            f"there is no checkpoint of {model} in {settings.registry.url}; "
+            f"there is no checkpoint of {model} in {registry.url}; "
             "make one with `nnsec checkpoint create`"
         )
     trusted = tuple(keys.load_public(path) for path in settings.trust.release_keys)

@@ -146,7 +146,8 @@ def list_(
     settings: Settings = context.obj
     trusted = _public(settings, None)
     revocations = asyncio.run(shelf.known_revocations(settings))
-    names = [model] if model else Registry(settings.registry.url).models()
+    registry = Registry(settings.registry.url)
+    names = [model] if model else registry.models()
     rows = [row for name in names for row in shelf.listed(settings, trusted, name, revocations)]
     if as_json:
         typer.echo(json.dumps(rows))
@@ -154,7 +155,7 @@ def list_(
     table = Table(*HEADINGS, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*_cells(row))
-    show_tables(table) if rows else typer.echo(f"no checkpoint in {settings.registry.url}")
+    show_tables(table) if rows else typer.echo(f"no checkpoint in {registry.url}")
     if revocations is None:
         Console(stderr=True).print(
             "Kafka does not answer, so nobody knows what was revoked", style="yellow"

@@ -7,11 +7,11 @@ import contextlib
 import signal
 from contextlib import ExitStack
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
+from nnsec.addresses import shown
 from nnsec.settings import Settings
 from workers import embedded
 from workers.commands.plain import plain, plain_lines
@@ -33,21 +33,11 @@ def up(
     with ExitStack() as stack:
         resolved = embedded.resolve(settings, stack)
         console.print(f"Kafka    {resolved.kafka.bootstrap_servers}", highlight=False)
-        console.print(f"Redis    {without_password(resolved.redis.url)}", highlight=False)
+        console.print(f"Redis    {shown(resolved.redis.url)}", highlight=False)
         fleet = stack.enter_context(Fleet(resolved, config))
         for role in (*ROLES, "trainer") if trainer else ROLES:
             fleet.start(role)
         asyncio.run(_watch(fleet))
-
-
-def without_password(url: str) -> str:
-    """An address as it may be shown.
-
-    >>> without_password("rediss://user:secret@r:6380/2")
-    'rediss://r:6380/2'
-    """
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 async def _watch(fleet: Fleet) -> None:

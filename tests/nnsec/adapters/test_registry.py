@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from nnsec.adapters.registry import SIGNATURE, Registry
-from nnsec.errors import BadSignature, ConfigError, TransientError, Unsafe
+from nnsec.errors import BadSignature, ConfigError, NNSecError, TransientError, Unsafe
 
 FILES = {"model.sig": b"s", "weights": b"w", "a": b""}
 
@@ -71,6 +72,40 @@ def test_two_writers_of_one_version(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(registry._fs, "exists", lambda path: False)
     with pytest.raises(ConfigError, match="never overwritten"):
         registry.upload("m", 1, FILES)
+
+
+def test_no_message_shows_a_password(tmp_path: Path, monkeypatch: Any) -> None:
+    """What is raised is printed, logged, and said on topics that others read."""
+    secret = f"memory://user:sec/ret@{tmp_path}?key=s3cr3t"
+    registry = Registry(secret)
+    assert registry.url == f"memory://{tmp_path}"
+    texts = [registry.upload("m", 1, FILES | {str(n): b"" for n in range(40)})]
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ValueError(f"no answer from {secret}")
+
+    def note(call: Callable[[], Any]) -> None:
+        with pytest.raises(NNSecError) as caught:
+            call()
+        texts.append(str(caught.value))
+
+    note(lambda: registry.fetch("m", 1))
+    note(lambda: registry.fetch("m", 2))
+    note(lambda: registry.check_free("m", 1))
+    note(lambda: Registry(secret.replace("memory", "none")))
+    monkeypatch.setattr("fsspec.core.url_to_fs", fails)
+    note(lambda: Registry(secret))
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: fails())
+    monkeypatch.setattr(registry._fs, "ls", fails)
+    note(lambda: registry.list("m"))
+    assert len(texts) == 7
+    assert [text for text in texts if "ret" in text or "user" in text] == []
+
+
+def test_an_address_that_connects_at_once_may_be_away() -> None:
+    """An FTP server is asked when the registry is opened, not when it is read."""
+    with pytest.raises(TransientError, match="cannot be reached at ftp://127"):
+        Registry("ftp://user:word@127.0.0.1:1/x")
 
 
 def test_what_is_not_there(registry: Registry) -> None:
