@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,9 +57,28 @@ class Files:
             if str(info["name"]).rstrip("/") != path.rstrip("/"):  # object stores list the folder
                 yield name, info
 
+    def open(self, path: str) -> Any:
+        """A file of bytes to read.
+
+        Raises
+        ------
+        Unsafe
+            If it is a pipe, a device or a folder. It may have been swapped since it was looked at,
+            and whoever opens a pipe waits until somebody writes into it.
+        OSError
+            If it cannot be opened, or is a link; and whatever else the file system raises.
+        """
+        if not isinstance(self.fs, LocalFileSystem):
+            return self.fs.open(path, "rb", cache_type="none")
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            return os.fdopen(number, "rb")
+        os.close(number)
+        raise Unsafe(f"{path} is no plain file; checkpoints hold plain files only")
+
     def chunks(self, path: str, most: int, chunk: int) -> Iterator[bytes]:
         """The first bytes of a file, piece by piece; bounded, as it may grow meanwhile."""
-        with self.fs.open(path, "rb", cache_type="none") as file:
+        with self.open(path) as file:
             while most and (content := file.read(min(chunk, most))):
                 most -= len(content)
                 yield content

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -200,6 +202,51 @@ def test_only_plain_files_are_read(tmp_path: Path, change: Any, words: str) -> N
         registry.fetch("m", 1)
 
 
+def _link(path: Path) -> None:
+    path.with_name("elsewhere").write_bytes(b"w")
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(path))  # an address has at most 107 bytes
+
+
+@pytest.mark.parametrize(
+    ("swap", "words"),
+    [
+        (os.mkfifo, "weights is no plain file"), (Path.mkdir, "weights is no plain file"),
+        (_link, "cannot be read"), (_socket, "cannot be read"),
+    ],
+    ids=["pipe", "folder", "link", "socket"],
+)  # fmt: skip
+def test_what_was_swapped_for_no_plain_file_is_not_read(
+    tmp_path: Path, monkeypatch: Any, swap: Callable[[Path], None], words: str
+) -> None:
+    """Between the look and the opening; a pipe without a writer would be waited for for ever."""
+    monkeypatch.chdir(tmp_path)
+    registry = Registry(str(tmp_path))
+    registry.upload("m", 1, FILES)
+    path, sizes = tmp_path / "m" / "1" / "weights", registry.sizes("m", 1)
+    path.unlink()
+    swap(path)
+    raised: list[BaseException] = []
+
+    def fetch() -> None:
+        try:
+            registry.fetch("m", 1, sizes)
+        except Unsafe as error:
+            raised.append(error)
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    reading = threading.Thread(target=fetch, daemon=True)
+    reading.start()
+    reading.join(5.0)
+    assert not reading.is_alive()
+    assert [words in str(error) for error in raised] == [True]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_sizes_are_bounded(registry: Registry) -> None:
     """A file over its limit is refused as it lies; so is a name without a limit."""
     registry.upload("m", 1, FILES)
@@ -247,14 +294,15 @@ def test_a_file_that_cannot_be_read_refuses_its_checkpoint(
     """No permission for one file is no registry that is away: waiting would not end."""
     registry.upload("m", 1, FILES)
     registry.upload("m", 2, FILES)
-    whole = getattr(registry._fs, asked)
+    place = registry._files if asked == "open" else registry._fs
+    whole = getattr(place, asked)
 
     def denied(path: str, *args: Any, **options: Any) -> Any:
         if path.endswith(what):
             raise PermissionError(13, "Permission denied", path)
         return whole(path, *args, **options)
 
-    monkeypatch.setattr(registry._fs, asked, denied)
+    monkeypatch.setattr(place, asked, denied)
     with pytest.raises(Unsafe, match=f"m/1 cannot be read: .*Permission denied.*{what}"):
         registry.fetch("m", 1)
     assert registry.fetch("m", 2) == FILES
@@ -285,7 +333,7 @@ def test_a_registry_that_goes_away_while_it_is_read_is_waited_for(
             raise root
         return whole(path, *args, **options)
 
-    monkeypatch.setattr(registry._fs, "open", broken)
+    monkeypatch.setattr(registry._files, "open", broken)
     monkeypatch.setattr(registry._fs, "ls", ls)
     with pytest.raises(TransientError, match=str(error.args[-1])):
         registry.fetch("m", 1)

@@ -193,14 +193,14 @@ def test_a_file_that_may_not_be_read_hides_no_other_version(
 ) -> None:
     """Its checkpoint is refused, and the good ones are still found."""
     registry.upload(MODEL, 4, files(version=4))
-    whole = registry._fs.open
+    whole = registry._files.open
 
     def denied(path: str, *args: Any, **options: Any) -> Any:
         if path.endswith(f"/4/{WEIGHTS}"):
             raise PermissionError(13, "Permission denied", path)
         return whole(path, *args, **options)
 
-    monkeypatch.setattr(registry._fs, "open", denied)
+    monkeypatch.setattr(registry._files, "open", denied)
     found = survey(registry, MODEL, release_keys=(key.public,), now=NOW)
     assert sorted(found.manifests) == [3]
     assert WEIGHTS in str(found.refused[4])
@@ -210,13 +210,13 @@ def test_a_file_that_may_not_be_read_hides_no_other_version(
 def opened(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are opened in the registry from now on."""
     names: list[str] = []
-    whole = registry._fs.open
+    whole = registry._files.open
 
     def noted(path: str, *args: Any, **options: Any) -> Any:
         names.append(path.rpartition("/")[2])
         return whole(path, *args, **options)
 
-    monkeypatch.setattr(registry._fs, "open", noted)
+    monkeypatch.setattr(registry._files, "open", noted)
     return names
 
 
@@ -300,7 +300,7 @@ def test_what_is_swapped_while_it_is_read_is_never_used(
     monkeypatch.setattr(verification, "UNSIZED", 0)
     path = tmp_path / "r" / MODEL / "4" / name
     bad = bytes([*good[name][:-1], good[name][-1] ^ 1])
-    whole = registry._fs.open
+    whole = registry._files.open
     outcomes = []
     for at in range(len(LIMITS) * 2):  # at which file it comes, and it stays for one
         seen = iter(range(100))
@@ -309,7 +309,7 @@ def test_what_is_swapped_while_it_is_read_is_never_used(
             path.write_bytes(bad if next(seen) == at else good[name])
             return whole(place, *args, **options)
 
-        monkeypatch.setattr(registry._fs, "open", racing)
+        monkeypatch.setattr(registry._files, "open", racing)
         try:
             found = verify(registry, MODEL, 4, release_keys=(key.public,), now=NOW)
         except TrustError as error:
