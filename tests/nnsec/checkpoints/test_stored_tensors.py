@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -113,8 +114,66 @@ def test_a_zip_hidden_in_a_tensor_is_found() -> None:
     content = tensors.dump_arrays({"w": np.frombuffer(_zip(), np.uint8)})
     with pytest.raises(Unsafe, match="zip archive too"):
         tensors.check("f", content)
-    harmless = tensors.dump_arrays({"w": np.frombuffer(_zip() + b"no longer the end", np.uint8)})
-    tensors.check("f", harmless)
+    harmless = _zip().replace(b"PK\x01\x02", b"PK\x01\x03")  # no directory, so no archive
+    tensors.check("f", tensors.dump_arrays({"w": np.frombuffer(harmless, np.uint8)}))
+
+
+def _zip64() -> bytes:
+    """The same archive with the records that large ones have, and a size that is none."""
+    whole = _zip()
+    end = whole.rindex(b"PK\x05\x06")
+    size, offset = struct.unpack_from("<II", whole, end + 12)
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, size, offset)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1)
+    last = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 1, 1, 2**32 - 1, 2**32 - 1, 0)
+    return whole[:end] + record + locator + last
+
+
+def _commented() -> bytes:
+    buffer = io.BytesIO(_zip())
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = b"c" * 65_535
+    return buffer.getvalue()
+
+
+ARCHIVES = {"plain": _zip(), "zip64": _zip64(), "comment": _commented(), "torch": _torch_saved(),
+            "empty": struct.pack("<4s18x", b"PK\x05\x06")}  # fmt: skip
+
+
+@pytest.mark.parametrize("archive", ARCHIVES.values(), ids=ARCHIVES)
+@pytest.mark.parametrize("after", [0, 1, 8, 65_536])
+def test_what_zipfile_opens_is_refused(archive: bytes, after: int) -> None:
+    """Also where bytes follow its end, as far as zipfile looks for that."""
+    room = max(0, after - (65_535 if archive is ARCHIVES["comment"] else 0))
+    content = tensors.dump_arrays({"w": np.frombuffer(archive + bytes(room), np.uint8)})
+    assert zipfile.ZipFile(io.BytesIO(content)).namelist() is not None
+    with pytest.raises(Unsafe, match="zip archive too"):
+        tensors.check("f", content)
+
+
+def test_the_mark_of_a_zip_alone_is_no_archive() -> None:
+    """Weights are any bytes, and hold the four now and then."""
+    draw = np.random.default_rng(0)
+    for size in draw.integers(8, 70_000, 200):
+        data = draw.bytes(int(size))
+        place = int(draw.integers(len(data)))
+        content = tensors.dump_arrays(
+            {"w": np.frombuffer(data[:place] + b"PK\x05\x06" + data[place:], np.uint8)}
+        )
+        tensors.check("f", content)
+
+
+def test_an_archive_found_by_its_offset_is_refused() -> None:
+    """Some readers take the directory's place from the file's begin, and others from its end."""
+    whole = bytearray(_zip())
+    start = tensors.dump_arrays({"w": np.frombuffer(_zip(), np.uint8)}).index(b"PK")
+    end = whole.rindex(b"PK\x05\x06")
+    size, offset = struct.unpack_from("<II", whole, end + 12)
+    struct.pack_into("<II", whole, end + 12, size + 1, offset + start)
+    content = tensors.dump_arrays({"w": np.frombuffer(bytes(whole), np.uint8)})
+    assert content.index(b"PK\x01\x02") == offset + start
+    with pytest.raises(Unsafe, match="zip archive too"):
+        tensors.check("f", content)
 
 
 def test_metadata_are_passed_over() -> None:
