@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ _FLOATS: dict[str, np.dtype[Any]] = {
 }
 _BFLOAT_INFINITE = 0x7F80
 """All exponent bits of a bfloat16: infinity or NaN."""
+_MOST, _AXES = 2**40, 64
+"""Numbers, more than a file may hold, and axes of a tensor. Beside an axis of length 0, which needs
+no bytes, another may have any length, and then numpy and torch each fail in their own way."""
 _WHOLE = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"}
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _ZIP_END = re.compile(rb"PK\x05\x06(?=.{18})", re.DOTALL)
@@ -55,6 +59,9 @@ def check(name: str, content: bytes) -> None:
             continue
         try:
             kind, (begin, end) = entry["dtype"], entry["data_offsets"]
+            shape = entry["shape"]
+            if len(shape) > _AXES or math.prod(max(1, one) for one in shape) > _MOST:
+                raise Unsafe(f"{name}: {tensor!r} has a shape that no tensor has")
             finite = _finite(kind, memoryview(content)[start + begin : start + end])
         except (KeyError, TypeError, ValueError) as error:
             raise Unsafe(f"{name}: the entry of {tensor!r} is broken: {error}") from error

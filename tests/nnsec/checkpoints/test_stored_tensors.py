@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import struct
 import zipfile
@@ -92,6 +93,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "odd bytes": (_entry("F32", b"\0" * 5, [1]), "'w' is broken"),
     "unknown type": (_entry("F4", b"\0" * 4, [1]), "'F4' are not read"),
     "shape and data differ": (_entry("F32", b"\0" * 8, [3]), "is not safetensors"),
+    "no shape": (_file({"w": {"dtype": "F32", "data_offsets": [0, 0]}}), "'w' is broken"),
+    "a length of exabytes": (_entry("F32", b"", [0, 2**63]), "'w' has a shape that no tensor has"),
+    "lengths of exabytes": (_entry("F32", b"", [2**40, 0, 2**40]), "'w' has a shape"),
+    "axes without end": (_entry("F32", b"\0" * 4, [1] * 65), "'w' has a shape"),
     "bytes left over": (GOOD + b"\0" * 8, "is not safetensors"),
     "cut": (GOOD[:-4], "is not safetensors|is broken"),
     "zip at the end": (GOOD + _zip(), "zip archive too"),
@@ -188,6 +193,20 @@ def test_garbage_is_refused_in_one_way(content: bytes) -> None:
     """Random bytes never raise anything but the one error."""
     with pytest.raises(Unsafe):
         tensors.load_arrays("f", content)
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 2**31, 2**39, 2**62, 2**63, 2**64, -1]), max_size=5))
+def test_a_shape_loads_or_is_refused(shape: list[int]) -> None:
+    """Whatever lengths stand beside a 0, never as an error of another kind, and by both alike."""
+    count = math.prod(max(0, length) for length in shape)
+    content = _entry("F32", b"\0" * (4 * count if count < 99 else 0), shape)
+    outcomes = []
+    for load in (tensors.load_arrays, tensors.load_tensors):
+        try:
+            outcomes.append({name: tuple(one.shape) for name, one in load("f", content).items()})  # type: ignore[attr-defined]
+        except Unsafe:
+            outcomes.append({})
+    assert outcomes[0] == outcomes[1]
 
 
 @given(place=st.integers(0, len(GOOD) - 1), mask=st.integers(1, 255))
