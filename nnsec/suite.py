@@ -280,7 +280,9 @@ def _try_out(network: Network, detectors: Sequence[Detector]) -> None:
     forward = network.forward(low)
     for detector in detectors:
         try:
-            detector.score(forward, network)
+            scores = detector.score(forward, network)
+            if scores.shape != (len(forward),):
+                raise ValueError(f"scores of shape {scores.shape}")  # noqa: TRY301
         except (ValueError, IndexError, TypeError, RuntimeError) as error:
             raise Unsafe(
                 f"the fitted detector {detector.name!r} does not fit the model: {error}"

@@ -211,6 +211,10 @@ class Control:
                 except NNSecError as error:
                     logger.error("refused checkpoint %s/%d: %s", model, version, error)  # noqa: TRY400
                     swap.refuse(epoch, str(error))
+                except Exception as error:
+                    # A user's network may raise anything. No statement would be followed any more.
+                    logger.exception("checkpoint %s/%d cannot be loaded", model, version)
+                    swap.refuse(epoch, f"{type(error).__name__}: {error}"[:500])
                 else:
                     swap.loaded(version, digest)
                     self.checkpoints.retain(model, swap.keep())

@@ -73,6 +73,8 @@ class Golden:
             prediction, score = state["prediction"].astype(np.int64), state["score"]
         except KeyError as error:
             raise Unsafe(f"the golden set is incomplete: {error}") from error
+        if {y.ndim, prediction.ndim, score.ndim} != {1} or not x.ndim:
+            raise Unsafe("the golden set has parts that are no lists")
         if not 1 <= len(x) == len(y) == len(prediction) == len(score):
             raise Unsafe("the golden set has parts of different lengths")
         return cls(x, y, prediction, score.astype(np.float32))

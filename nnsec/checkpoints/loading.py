@@ -15,7 +15,7 @@ from nnsec.checkpoints import golden, tensors
 from nnsec.checkpoints.golden import Agreement, Golden
 from nnsec.checkpoints.manifest import DETECTORS, GOLDEN, SCREENS, WEIGHTS, Manifest
 from nnsec.checkpoints.verification import Verified, verify
-from nnsec.errors import ConfigError
+from nnsec.errors import ConfigError, Unsafe
 from nnsec.network import Network
 from nnsec.poisoning import ScreenSuite
 from nnsec.settings import ModelTable
@@ -107,6 +107,11 @@ def build(verified: Verified, spec: ModelTable) -> Checkpoint:
     suite = Suite.restore(tensors.load_arrays(DETECTORS, files[DETECTORS]), network)
     screens = ScreenSuite.from_state(network, tensors.load_arrays(SCREENS, files[SCREENS]))
     answers = Golden.restore(tensors.load_arrays(GOLDEN, files[GOLDEN]))
+    if answers.x.shape[1:] != tuple(spec.input.shape):
+        raise Unsafe(
+            f"{GOLDEN} has inputs of shape {list(answers.x.shape[1:])}, and the model takes "
+            f"{list(spec.input.shape)}"
+        )
     return Checkpoint(manifest, verified.digest, network, suite, screens, answers)
 
 

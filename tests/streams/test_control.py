@@ -174,6 +174,20 @@ async def test_a_refused_checkpoint_leaves_the_old_one_active(
     assert "weights.safetensors" in control.problem("m")
 
 
+async def test_what_a_network_raises_refuses_its_checkpoint_alone(
+    control: Control, key: keys.PrivateKey, loader: Loader
+) -> None:
+    """Nothing that one checkpoint meets may end the loading of all later ones."""
+    loader.errors[4] = [RuntimeError("sizes of tensors must match")]
+    control.apply(say(key, "activate", 1, 4))
+    assert await control.load_wanted()
+    assert states(control) == [(1, "refused")]
+    assert control.problem("m").endswith("refused: RuntimeError: sizes of tensors must match")
+    control.apply(say(key, "activate", 2, 5))
+    assert await control.load_wanted()
+    assert control.active("m") == Active(5, "d5", 2)
+
+
 async def test_an_absent_registry_is_asked_again(
     control: Control, key: keys.PrivateKey, loader: Loader
 ) -> None:

@@ -65,9 +65,11 @@ def test_one_in_twenty_may_lie_on_a_boundary() -> None:
     [
         ({"score": None}, "incomplete: 'score'"),
         ({"y": np.zeros(3, np.int64)}, "different lengths"),
-        ({name: np.zeros((0, 30)) for name in ("x", "y", "prediction", "score")}, "lengths"),
+        ({"x": np.float32(0)}, "no lists"),
+        ({"score": np.zeros((64, 1), np.float32)}, "no lists"),
+        ({name: np.zeros(0) for name in ("x", "y", "prediction", "score")}, "lengths"),
     ],
-    ids=["missing", "short", "empty"],
+    ids=["missing", "short", "number", "table", "empty"],
 )
 def test_what_is_no_golden_set_is_unsafe(
     checkpoint: Checkpoint, changes: dict[str, Any], words: str

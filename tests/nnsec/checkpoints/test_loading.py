@@ -118,10 +118,17 @@ def _changed(content: bytes, **arrays: Any) -> bytes:
         (DETECTORS, {"detectors": np.frombuffer(b"\xff", np.uint8)}, "incomplete"),
         (SCREENS, {"columns": np.zeros((3, 2))}, "do not fit"),
         (GOLDEN, {"y": np.zeros(3, np.int64)}, "different lengths"),
+        (GOLDEN, {"x": np.zeros((64, 31), np.float32)}, r"inputs of shape \[31\].* takes \[30\]"),
+        (
+            DETECTORS,
+            {"detector.knn.references": np.zeros((1, 9, 32), np.float32),
+             "detector.knn.labels": np.zeros(9, np.int64)},
+            "'knn' does not fit the model: scores of shape",
+        ),
         (GOLDEN, {"score": np.zeros(64, np.float32) - 1}, "does not do after reading"),
     ],
-    ids=["columns", "names", "screens", "lengths", "answers"],
-)
+    ids=["columns", "names", "screens", "lengths", "inputs", "axes", "answers"],
+)  # fmt: skip
 def test_signed_nonsense_is_refused(
     made: Created, vectors: Vectors, tmp_path: Path, name: str, changes: dict[str, Any], words: str
 ) -> None:
