@@ -3,7 +3,8 @@
 Inputs are watched by the levels that their fused scores pass, by low confidence and by how often
 each class is predicted; labels, where they come, by the errors. `nnsec.windows` says how votes are
 counted and judged. A shift held by few clients is ``concentrated``: an attack, which is for the
-evidence to tell; only one that is ``spread`` over the clients is drift.
+evidence to tell; only one that is ``spread`` over the clients is drift. Nothing but the e-detector
+makes one, so that false drifts are within the allowance.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ class Shift:
     pooled, rest:
         Mean vote of all clients, and without the fifth of them that stands out most.
     by:
-        Who found it: ``interval`` (the e-detector), ``adwin``, ``page_hinkley``.
+        Who found it: ``interval`` (the e-detector), always if it is spread; ``adwin``,
+        ``page_hinkley``.
     clients, moved:
         Voters, and how many of them are outside the interval by themselves.
     top_share:

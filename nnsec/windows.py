@@ -237,28 +237,35 @@ class Panel:
             change.restore(raw, numbers)
 
     def _judge(self) -> list[Shift]:
-        """Signals whose pooled vote is outside: over the newest windows, or the newest half."""
+        """Signals whose pooled vote is outside: over the newest windows, or the newest half.
+
+        Only at an alarm of the e-detector is one ``spread``: no other finding is within the
+        allowance. What ADWIN and Page-Hinkley found lately is named beside it.
+        """
         spans = [self._pool(span)[1] for span in (HISTORY, HISTORY // 2)]
         evidence = self.evidence
         shifts = []
         for i, signal in enumerate(self.signals):
-            recent = self.windows - self._found[i] < HISTORY
-            by = [n for n, r in zip(("adwin", "page_hinkley"), recent, strict=True) if r]
-            if evidence[i] >= BOUND:
-                by.insert(0, "interval")
+            alarm = bool(evidence[i] >= BOUND)
+            if alarm:
                 self._m[i] = 0
-            # only the e-detector's own finding is quick enough to be judged by the newest half
-            usable = spans if evidence[i] >= BOUND else spans[:1]
+            elif self.windows < HISTORY:
+                continue
+            # only an alarm is quick enough to be judged by the newest half
+            usable = spans if alarm else spans[:1]
             moved = [m[:, i] for m in usable if not self._low[i] <= m[:, i].mean() <= self._high[i]]
             if not moved:
                 continue
             found = [(votes, *self._measure(i, votes)) for votes in moved]
             votes, rest, spread, share, count = max(found, key=lambda item: item[2])
-            if not by and (spread or self.windows < HISTORY):
-                continue  # the interval alone does not make drift; a detector must agree
+            if spread and not alarm:
+                continue
+            recent = self.windows - self._found[i] < HISTORY
+            by = [n for n, r in zip(("adwin", "page_hinkley"), recent, strict=True) if r]
             shifts.append(
                 Shift(
-                    signal, "spread" if spread else "concentrated", float(evidence[i]), tuple(by),
+                    signal, "spread" if spread else "concentrated", float(evidence[i]),
+                    ("interval", *by) if alarm else tuple(by),
                     float(votes.mean()), rest, len(votes), count, share, self._since[i],
                 )
             )  # fmt: skip

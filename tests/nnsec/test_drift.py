@@ -185,6 +185,22 @@ def test_anonymous_is_one_client_among_others() -> None:
     assert not [shift for shift in found if shift.verdict == "spread"]
 
 
+def test_a_change_alone_is_no_drift() -> None:
+    """ADWIN and Page-Hinkley open nothing: a new name a window, ten times, is no evidence yet."""
+    rng = np.random.default_rng(1)
+    watched = drift()
+    for i in range(50 * WINDOW):
+        new = i >= 40 * WINDOW and i % WINDOW == 0
+        shown = 7 if new else int(rng.integers(10))
+        where = ("l", "t", 0, i, 0, i)
+        found = watched.add_input(f"new{i}" if new else "app", 0, 0.9, shown, where)
+        assert not [shift for shift in found if shift.verdict == "spread"]
+    panel = watched._panel
+    assert (panel.windows - panel._found < 10).any()
+    assert panel.outside()
+    assert not watched.open
+
+
 def test_a_class_that_all_clients_get_is_found_both_ways() -> None:
     """Too often one class, too seldom the others."""
     watched = drift()

@@ -257,7 +257,7 @@ def test_drift_of_inputs_takes_no_guarantee_from_samples() -> None:
 def test_labels_that_show_errors_of_all_are_drift() -> None:
     """The error rate is watched by itself, at the label's position."""
     watched, feed = watch(), Feed()
-    rows = [(f"c{i % 12}", {"prediction": 1, "label": i % 2}) for i in range(6 * WINDOW)]
+    rows = [(f"c{i % 12}", {"prediction": 1, "label": i % 2}) for i in range(12 * WINDOW)]
     alerts = watched.apply(feed.make("label", rows), REFERENCE)
     assert [alert.threat for alert in alerts] == ["drift"]
     assert "error rate" in alerts[0].explanation
@@ -449,7 +449,7 @@ def test_late_labels_of_a_replaced_checkpoint_wipe_no_evidence() -> None:
         watched.apply(feed.inputs(1, 0, version="2"), REFERENCE)
     watched.apply(feed.make("input", [("mallory", {"level": 5})], version="2"), REFERENCE)
     evidence = watched.clients.evidence("mallory")
-    rows = [(f"c{i % 12}", {"prediction": 1, "label": i % 2}) for i in range(6 * WINDOW)]
+    rows = [(f"c{i % 12}", {"prediction": 1, "label": i % 2}) for i in range(12 * WINDOW)]
     (alert,) = watched.apply(feed.make("label", rows), REFERENCE)
     assert (alert.threat, alert.model_version) == ("drift", "1")
     assert watched.clients.evidence("mallory") == evidence > 0
