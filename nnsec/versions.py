@@ -46,6 +46,11 @@ class Versions:
     ----------
     inputs, labels:
         Allowances of a window of inputs and of a window of labels; all checkpoints draw from them.
+
+    Attributes
+    ----------
+    late:
+        Labels that were passed over, as their checkpoint was not kept.
     """
 
     def __init__(self, *, inputs: Allowance, labels: Allowance) -> None:
@@ -53,30 +58,49 @@ class Versions:
         self._drifts: OrderedDict[str, Drift | _Stored] = OrderedDict()
         # First and last time of another's input since the last input of a checkpoint.
         self._others: dict[str, tuple[int, int]] = {}
+        self.late = 0
 
     def __iter__(self) -> Iterator[str]:
-        """The checkpoints kept; the one whose last row is oldest comes first."""
+        """The checkpoints kept; the one whose last input is oldest comes first."""
         return iter(self._drifts)
 
     def drift(self, version: str, reference: Reference) -> Drift:
-        """The drift that a row belongs to; beyond two the one longest without a row goes.
+        """The drift that an input belongs to; beyond two the one longest without an input goes.
 
         Raises
         ------
         ConfigError
             If the reference has no tier.
         """
-        found = self._drifts.get(version)
-        if not isinstance(found, Drift):
-            inputs, labels = self._spent
-            stored, found = found, Drift(reference, inputs=inputs, labels=labels)
-            if stored is not None:
-                found.restore(stored.raw)
-            self._drifts[version] = found
+        found = self._ready(version, reference)
+        self._drifts[version] = found
         self._drifts.move_to_end(version)
         while len(self._drifts) > VERSIONS:
             gone, _ = self._drifts.popitem(last=False)
             self._others.pop(gone, None)
+        return found
+
+    def labelled(self, version: str, reference: Reference) -> Drift | None:
+        """The drift that a label belongs to; None, and counted, if its checkpoint is not kept.
+
+        Labels come late, of checkpoints long replaced: they neither bring one back nor say which
+        goes.
+        """
+        if version not in self._drifts:
+            self.late += 1
+            return None
+        found = self._drifts[version] = self._ready(version, reference)
+        return found
+
+    def _ready(self, version: str, reference: Reference) -> Drift:
+        """The drift that is kept, taken up if it was only stored; else a new one."""
+        kept = self._drifts.get(version)
+        if isinstance(kept, Drift):
+            return kept
+        inputs, labels = self._spent
+        found = Drift(reference, inputs=inputs, labels=labels)
+        if kept is not None:
+            found.restore(kept.raw)
         return found
 
     def scored(self, version: str, now: int) -> None:
@@ -102,6 +126,7 @@ class Versions:
         return {
             "drifts": list(self._drifts),
             "others": [[version, *times] for version, times in self._others.items()],
+            "late": self.late,
             "spent": [allowance.state() for allowance in self._spent],
         }
 
@@ -122,5 +147,6 @@ class Versions:
         kept = list(zip(state["drifts"], stored, strict=True))[-VERSIONS:]
         self._drifts = OrderedDict(kept)
         self._others = {name: (first, last) for name, first, last in state.get("others", ())}
+        self.late = state.get("late", 0)
         for allowance, spent in zip(self._spent, state["spent"], strict=True):
             allowance.restore(spent)

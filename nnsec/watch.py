@@ -118,6 +118,11 @@ class Watch:
         """Whether drift is open for a checkpoint that scores."""
         return self._versions.drifting
 
+    @property
+    def late_labels(self) -> int:
+        """Labels whose checkpoint scores no more and is forgotten."""
+        return self._versions.late
+
     def _input(
         self, summary: Summary, reference: Reference, row: tuple[Any, ...], where: Place
     ) -> list[Alert]:
@@ -168,7 +173,9 @@ class Watch:
         self, summary: Summary, reference: Reference, row: tuple[Any, ...], where: Place
     ) -> list[Alert]:
         subject, prediction, label = row[3:]
-        drift = self._versions.drift(summary.model_version, reference)
+        drift = self._versions.labelled(summary.model_version, reference)
+        if drift is None:
+            return []
         client = summary.subjects[subject]
         shifts = drift.add_label(client, prediction != label, where)
         return self._shifted(shifts, summary.model_version, where)

@@ -39,6 +39,7 @@ UNJUDGED = Counter("nnsec_unjudged_summaries", "Summaries without a usable check
 CLIENTS = Gauge("nnsec_evidence_clients", "Clients that evidence is kept on", ["model"])
 EVICTED = Gauge("nnsec_evidence_evicted", "Clients that went because the table was full", ["model"])
 REPEATED = Gauge("nnsec_evidence_repeated", "Repeated inputs, which add no evidence", ["model"])
+LATE = Gauge("nnsec_late_labels", "Labels of checkpoints that are not kept any more", ["model"])
 CONCENTRATED = Gauge(
     "nnsec_drift_concentrated", "Shifts held by few clients: attacks, not drift", ["model"]
 )
@@ -217,6 +218,7 @@ class EvidenceAgent:
         REPEATED.labels(summary.model).set(watch.clients.repeated)
         CONCENTRATED.labels(summary.model).set(watch.concentrated)
         self._spent(watch)
+        LATE.labels(summary.model).set(watch.late_labels)
         return alerts
 
     def _spent(self, watch: Watch) -> None:

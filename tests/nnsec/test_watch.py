@@ -257,6 +257,7 @@ def test_drift_of_inputs_takes_no_guarantee_from_samples() -> None:
 def test_labels_that_show_errors_of_all_are_drift() -> None:
     """The error rate is watched by itself, at the label's position."""
     watched, feed = watch(), Feed()
+    watched.apply(feed.inputs(1, 0), REFERENCE)
     rows = [(f"c{i % 12}", {"prediction": 1, "label": i % 2}) for i in range(12 * WINDOW)]
     alerts = watched.apply(feed.make("label", rows), REFERENCE)
     assert [alert.threat for alert in alerts] == ["drift"]
@@ -454,6 +455,35 @@ def test_late_labels_of_a_replaced_checkpoint_wipe_no_evidence() -> None:
     assert (alert.threat, alert.model_version) == ("drift", "1")
     assert watched.clients.evidence("mallory") == evidence > 0
     assert not watched.drifting
+
+
+def test_labels_of_forgotten_checkpoints_are_counted_and_change_nothing() -> None:
+    """They bring none back, and take no place from the one that serves; after a restart neither."""
+    watched, quiet, feed = watch(), watch(), Feed()
+    expected: list[Alert] = []
+    found: list[Alert] = []
+    for _ in range(40):
+        inputs = feed.inputs(WINDOW // 4, 5, version="3")
+        expected += quiet.apply(inputs, REFERENCE)
+        found += watched.apply(inputs, REFERENCE)
+        for version in ("1", "2"):
+            watched.apply(feed.make("label", [("c", {})], version=version), REFERENCE)
+        watched = again(watched)
+    assert found == expected
+    assert watched.drifting
+    assert list(watched._versions) == ["3"]
+    assert watched.late_labels == 80
+
+
+def test_labels_do_not_say_which_checkpoint_goes() -> None:
+    """Of two that are kept, the one longest without an input."""
+    watched, feed = watch(), Feed()
+    for version in ("1", "2"):
+        watched.apply(feed.inputs(1, 0, version=version), REFERENCE)
+    watched.apply(feed.make("label", [("c", {})]), REFERENCE)
+    watched.apply(feed.inputs(1, 0, version="3"), REFERENCE)
+    assert list(watched._versions) == ["2", "3"]
+    assert watched.late_labels == 0
 
 
 def test_a_checkpoint_that_was_forgotten_is_judged_anew() -> None:
