@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from nnsec.bets import DELTA, KAPPA, Bets, Levels
-from nnsec.errors import ConfigError
+from nnsec.errors import ConfigError, DigestMismatch
 from nnsec.evidence import ANONYMOUS, Allowance
 from nnsec.sealed import seal, unseal
 from nnsec.signals import Place, Shift, Signal
@@ -211,15 +211,19 @@ class Drift:
         Raises
         ------
         DigestMismatch
-            If its bytes are not what was written.
+            If its bytes are not what was written, or not of such a drift; this one is of no use
+            then.
         """
         arrays = unseal(snapshot)
         self._bets.clear()
-        self.open, self._calm = bool(arrays["flags"][0]), int(arrays["flags"][1])
-        for prefix, panel in (("inputs.", self._panel), ("errors.", self._errors)):
-            if panel is not None:
-                part = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
-                panel.restore(part)
+        try:
+            self.open, self._calm = bool(arrays["flags"][0]), int(arrays["flags"][1])
+            for prefix, panel in (("inputs.", self._panel), ("errors.", self._errors)):
+                if panel is not None:
+                    part = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+                    panel.restore(part)
+        except Exception as error:  # numpy and River raise many kinds
+            raise DigestMismatch(f"a snapshot of another drift: {error!r}") from error
 
 
 def open_in(snapshot: bytes) -> bool:

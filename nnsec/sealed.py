@@ -26,9 +26,12 @@ def unseal(snapshot: bytes) -> dict[str, NDArray[Any]]:
     Raises
     ------
     DigestMismatch
-        If the bytes differ.
+        If the bytes differ, or are no arrays.
     """
     if hashlib.sha256(snapshot[32:]).digest() != snapshot[:32]:
         raise DigestMismatch("a state snapshot's bytes differ from its digest; it is not restored")
-    with np.load(io.BytesIO(snapshot[32:]), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    try:
+        with np.load(io.BytesIO(snapshot[32:]), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise DigestMismatch(f"a state snapshot holds no arrays: {error!r}") from error

@@ -10,13 +10,17 @@ goes on from where it was.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nnsec.drift import Drift, Reference, open_in
+from nnsec.errors import DigestMismatch
 from nnsec.evidence import Allowance
+
+logger = logging.getLogger(__name__)
 
 VERSIONS = 2
 """Checkpoints whose drift is kept: around a swap two of them score."""
@@ -100,7 +104,11 @@ class Versions:
         inputs, labels = self._spent
         found = Drift(reference, inputs=inputs, labels=labels)
         if kept is not None:
-            found.restore(kept.raw)
+            try:
+                found.restore(kept.raw)
+            except DigestMismatch as error:
+                logger.warning("the drift of version %s begins anew: %s", version, error)
+                return Drift(reference, inputs=inputs, labels=labels)
         return found
 
     def scored(self, version: str, now: int) -> None:

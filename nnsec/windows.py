@@ -213,7 +213,9 @@ class Panel:
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take up what `state` gave, of a panel with the same signals."""
+        """Take up what `state` gave, of a panel with the same signals; a ValueError of another."""
+        if state["m"].shape != self._m.shape or state["found"].shape != self._found.shape:
+            raise ValueError("the state is of other signals")
         # What once followed these two was the allowance, as it stood when this was written.
         self._filled, self.windows = (int(v) for v in state["counters"][:2])
         self._keys[: self._filled] = state["keys"]

@@ -260,8 +260,8 @@ class EvidenceAgent:
                     watch = Watch(model, self._context.settings.budget)
                     watch.restore(raw)
                     watches[partition, model] = watch
-            except (NNSecError, ValueError, KeyError) as error:
-                logger.warning("the snapshot of summaries/%d is not used: %s", partition, error)
+            except Exception as error:  # noqa: BLE001 - anything may stand behind a right digest
+                logger.warning("the snapshot of summaries/%d is not used: %r", partition, error)
                 continue
             self._watches |= watches
             self._offsets[partition] = snapshot.offset

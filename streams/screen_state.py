@@ -119,7 +119,7 @@ class Windows:
                 state._held[key] = SourceWindow.restore(body[start : start + size])
                 state._opened[key] = int(since[0]) if since else 0  # older versions told no age
                 start += size
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise DigestMismatch(f"no list of windows: {error}") from error
         return state
 
@@ -182,11 +182,13 @@ def restore(
         head: dict[str, Any] = json.loads(line)
         if head["log"] != str(log):
             return None  # of a topic that was made anew
-        offset, slot, digest = int(head["offset"]), int(head["slot"]), str(head["digest"])
+        offset, slot, digest = head["offset"], head["slot"], str(head["digest"])
+        if type(offset) is not int or not 0 <= offset < 1 << 63 or slot not in (0, 1):
+            raise ValueError(f"it is of no offset or slot: {line[:200]!r}")  # noqa: TRY301
         if head["parts"]:
             keys = (f"{name}/{slot}/{number}" for number in range(head["parts"]))
             body = b"".join(found[key.encode()] for key in keys)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DigestMismatch(f"no snapshot of training.samples/{partition}: {error!r}") from error
     if hashlib.sha256(body).hexdigest() != digest:
         raise DigestMismatch(f"the snapshot of training.samples/{partition} has other bytes")

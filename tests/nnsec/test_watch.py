@@ -539,6 +539,28 @@ def test_a_changed_snapshot_is_refused(at: int) -> None:
     assert other.snapshot() == before
 
 
+def test_a_drift_that_is_none_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """Its bytes wait until an input comes; then it is said, and all else goes on."""
+    watched, feed = watch(), Feed()
+    watched.apply(feed.inputs(3 * WINDOW, 0), REFERENCE)
+    parts = unseal(watched.snapshot())
+    for odd in (
+        seal(flags=np.array([0, 0], np.int64)),
+        seal(
+            **{
+                n: a[:1] if n == "inputs.m" else a
+                for n, a in unseal(parts["drift0"].tobytes()).items()
+            }
+        ),
+    ):
+        caplog.clear()
+        resumed = watch()
+        resumed.restore(seal(**{**parts, "drift0": np.frombuffer(odd, np.uint8)}))
+        resumed.apply(feed.inputs(WINDOW, 0), REFERENCE)
+        assert "begins anew" in caplog.text
+        assert resumed._versions.drift("1", REFERENCE).windows == 1
+
+
 def test_too_many_episodes_end_the_one_longest_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a flood of subjects takes bounded memory."""
     monkeypatch.setattr(module, "MOST", 2)

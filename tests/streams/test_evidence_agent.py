@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -328,6 +329,53 @@ async def test_a_damaged_or_foreign_snapshot_is_not_used(world: World, how: str)
     assert again._watches[0, "digits"].snapshot() == agent._watches[0, "digits"].snapshot()
     assert alerts
     assert await again.tick(1.0) == []
+
+
+def sealed(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest() + body
+
+
+def part(key: str, body: bytes, **more: str) -> Record:
+    """A record of `state` with a right digest, whatever it holds."""
+    fields = {
+        "log": str(LOGS["summaries"]), "offset": "3", "generation": "0", "part": "0", "parts": "1",
+        "sha256": hashlib.sha256(body).hexdigest(),
+    } | more  # fmt: skip
+    headers = tuple((f"nnsec-snapshot-{name}", text.encode()) for name, text in fields.items())
+    return Record("state", 0, 0, 0, key.encode(), body, headers)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        part("evidence/0/\u00b2/0", b"{}\n"),
+        part("evidence/0/0/" + "9" * 5000, b"{}\n"),
+        part("evidence/0/ 1/0", b"{}\n"),
+        part("evidence/0/0/0", b"[1]\n"),
+        part("evidence/0/0/0", b"[" * 100_000),
+        part("evidence/0/0/0", b'{"digits": "x"}\n'),
+        part("evidence/0/0/0", b'{"digits": -1}\nxx'),
+        part("evidence/0/0/0", b"{}\n", offset="-5"),
+        part("evidence/0/0/0", b"{}\n", offset="9" * 19),
+        part("evidence/0/0/0", b"{}\n", parts="\u00b2"),
+        part("evidence/0/0/0", b'{"digits": 32}\n' + sealed(b"")),
+        part("evidence/0/0/0", b'{"digits": 34}\n' + sealed(b"PK")),
+    ],
+)
+async def test_no_record_on_state_keeps_the_agent_from_starting(
+    world: World, hostile: Record, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever its key, head and body are: it is said, and the state is as if it were not there."""
+    agent = await world.started()
+    records = attack(world)
+    world.write(await agent.process(records))
+    world.topics["state"] = [hostile]
+    with caplog.at_level("INFO"):
+        again = await world.started()
+    assert "not used" in caplog.text
+    assert again._offsets == {0: len(records) - 1}
+    assert again._generations == {}
+    assert again._watches[0, "digits"].snapshot() == agent._watches[0, "digits"].snapshot()
 
 
 async def test_summaries_deleted_behind_a_snapshot_are_spoken_of(

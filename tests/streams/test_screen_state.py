@@ -161,6 +161,10 @@ async def test_a_large_state_is_written_in_parts(
         lambda value: b"[]" + value,
         lambda value: value.replace(b'"parts": 0', b'"parts": 2'),
         lambda value: value.replace(b'"offset": ', b'"offset": "x'),
+        lambda value: value.replace(b'"offset": ', b'"offset": -'),
+        lambda value: value.replace(b'"offset": ', b'"offset": Infinity, "was": '),
+        lambda value: value.replace(b'"slot": ', b'"slot": 7'),
+        lambda _: b"[" * 100_000,
         lambda _: b"",
     ],
 )
@@ -253,7 +257,13 @@ def test_snapshots_that_tell_no_age_are_read() -> None:
     assert again.dump() == state.dump()
 
 
-@pytest.mark.parametrize("spoiled", [b"", b"[[1]]\n", b"[1]\n", b'[["m", "s", "x"]]\n', b"7\n"])
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        b"", b"[[1]]\n", b"[1]\n", b"[" * 100_000, b'[["m", "s", "x"]]\n', b"7\n",
+        b'[["m", "s", 0, Infinity]]\n',
+    ],
+)  # fmt: skip
 def test_what_lists_no_windows_is_refused(spoiled: bytes) -> None:
     """With an error of ours, whatever it is."""
     with pytest.raises(DigestMismatch, match="no list of windows"):
