@@ -24,7 +24,9 @@ from nnsec.windows import Panel
 
 WINDOW = 64
 CALM = 8
-"""Windows in a row within all intervals after which drift is over."""
+"""Windows in a row within all intervals after which drift is over: of inputs if they showed it, and
+of labels if those did."""
+PANELS = ("inputs", "errors")
 SUSPECTED = 0.01
 """Evidence of drift from which on clients are judged against what all show."""
 
@@ -118,10 +120,9 @@ class Drift:
         if not reference.tiers:
             raise ConfigError("a checkpoint without a calibration tier; make it again")
         self.reference = reference
-        self.open = False
         self.spent = (inputs, labels)
         anonymous = client_key(ANONYMOUS)
-        self._calm = 0
+        self._calm = dict.fromkeys(PANELS, CALM)  # not open, by what it watches
         self._bets: dict[int, Bets] = {}
         self._quantiles = np.array([q for _, q in reference.confidence])
         self._levels = len(reference.tiers[0].levels)
@@ -145,24 +146,27 @@ class Drift:
         if prediction < len(self.reference.class_rates):
             values[count + len(self._quantiles) + prediction] = 1.0
         found = self._panel.add(client_key(client), values, place)
-        return [] if found is None else self._close(found)
+        return [] if found is None else self._close("inputs", self._panel, found)
 
     def add_label(self, client: str, wrong: bool, place: Place) -> list[Shift]:
         """Take in one label that met its score."""
         if self._errors is None:
             return []
         found = self._errors.add(client_key(client), np.array([float(wrong)]), place)
-        return [] if found is None else self._close(found)
+        return [] if found is None else self._close("errors", self._errors, found)
 
-    def _close(self, shifts: list[Shift]) -> list[Shift]:
+    def _close(self, name: str, panel: Panel, shifts: list[Shift]) -> list[Shift]:
         self._bets.clear()
         if any(shift.verdict == "spread" for shift in shifts):
-            self.open, self._calm = True, 0
-        elif self.open:
-            panels = [self._panel] + ([self._errors] if self._errors else [])
-            self._calm = 0 if any(panel.outside() for panel in panels) else self._calm + 1
-            self.open = self._calm < CALM
+            self._calm[name] = 0
+        elif self._calm[name] < CALM:
+            self._calm[name] = 0 if panel.outside() else self._calm[name] + 1
         return shifts
+
+    @property
+    def open(self) -> bool:
+        """Whether what inputs or labels show has left its interval, and was not calm since."""
+        return min(self._calm.values()) < CALM
 
     @property
     def windows(self) -> int:
@@ -203,7 +207,7 @@ class Drift:
         arrays = {f"inputs.{k}": v for k, v in self._panel.state().items()}
         if self._errors is not None:
             arrays |= {f"errors.{k}": v for k, v in self._errors.state().items()}
-        return seal(flags=np.array([self.open, self._calm], np.int64), **arrays)
+        return seal(flags=np.array([self.open, *self._calm.values()], np.int64), **arrays)
 
     def restore(self, snapshot: bytes) -> None:
         """Take up a snapshot of the same checkpoint's drift.
@@ -217,13 +221,20 @@ class Drift:
         arrays = unseal(snapshot)
         self._bets.clear()
         try:
-            self.open, self._calm = bool(arrays["flags"][0]), int(arrays["flags"][1])
             for prefix, panel in (("inputs.", self._panel), ("errors.", self._errors)):
                 if panel is not None:
                     part = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
                     panel.restore(part)
+            self._restore_calm(*(int(flag) for flag in arrays["flags"]))
         except Exception as error:  # numpy and River raise many kinds
             raise DigestMismatch(f"a snapshot of another drift: {error!r}") from error
+
+    def _restore_calm(self, is_open: int, inputs: int, errors: int | None = None) -> None:
+        if errors is None:  # an earlier nnsec counted windows of both kinds as one
+            inputs = inputs if is_open else CALM
+            outside = is_open and self._errors is not None and self._errors.outside()
+            errors = 0 if outside else CALM
+        self._calm = dict(zip(PANELS, (inputs, errors), strict=True))
 
 
 def open_in(snapshot: bytes) -> bool:

@@ -13,6 +13,7 @@ from nnsec.change import Change
 from nnsec.drift import CALM, WINDOW, Drift, Reference, interval
 from nnsec.errors import ConfigError, DigestMismatch
 from nnsec.evidence import Allowance, Evidence
+from nnsec.sealed import seal, unseal
 from nnsec.signals import Shift, Signal
 from nnsec.windows import Panel
 
@@ -126,6 +127,17 @@ def feed(watched: Drift, rows: int, *, level: int, clients: int = 10, seed: int 
     return found
 
 
+def labelled(watched: Drift, rows: int, *, wrong: bool) -> None:
+    for i in range(rows):
+        watched.add_label(f"c{i % 10}", wrong, ("l", "labels", 0, i, 0, 1000 + i))
+
+
+def resumed(watched: Drift) -> Drift:
+    again = drift()
+    again.restore(watched.snapshot())
+    return again
+
+
 def is_open(watched: Drift) -> bool:
     return watched.open
 
@@ -141,6 +153,40 @@ def test_drift_closes_after_calm_windows() -> None:
     feed(watched, (CALM + 6) * WINDOW, level=0, seed=1)
     assert not is_open(watched)
     assert watched.raised() is None
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_windows_of_labels_do_not_end_a_drift_of_inputs(restored: bool) -> None:
+    """Nor those of inputs one of labels; each ends by its own, after a restart too."""
+    watched = drift()
+    feed(watched, 4 * WINDOW, level=5)
+    while watched._panel.outside():
+        feed(watched, WINDOW, level=0)
+    labelled(watched, 2 * CALM * WINDOW, wrong=False)
+    if restored:
+        watched = resumed(watched)
+    assert is_open(watched)
+    labelled(watched, 4 * WINDOW, wrong=True)
+    feed(watched, CALM * WINDOW, level=0)
+    assert is_open(watched)
+    if restored:
+        watched = resumed(watched)
+    labelled(watched, (CALM + 6) * WINDOW, wrong=False)
+    assert not is_open(watched)
+
+
+@pytest.mark.parametrize(("wrong", "ends"), [(False, True), (True, False)])
+def test_a_drift_that_an_earlier_nnsec_left_open_ends_as_well(wrong: bool, ends: bool) -> None:
+    """It counted one kind of calm: what lies outside now says whether labels must become calm."""
+    watched = drift()
+    feed(watched, 4 * WINDOW, level=5)
+    labelled(watched, 4 * WINDOW, wrong=wrong)
+    arrays = unseal(watched.snapshot())
+    older = drift()
+    older.restore(seal(**{**arrays, "flags": np.array([1, 3], np.int64)}))
+    assert is_open(older)
+    feed(older, (CALM + 6) * WINDOW, level=0)
+    assert is_open(older) is not ends
 
 
 def test_one_client_alone_is_concentrated() -> None:
