@@ -3,7 +3,7 @@
 Kafka is the record. Each change and the place in the log from which it came are written by one
 script (view.lua), so that Redis may be killed, emptied or set back at any moment: the worker sees
 that the place is not where it left it, and goes on from the place that it finds; where there is
-none, it builds the view anew.
+none, or it is of a log that is no more, it builds the view anew.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any
+from itertools import chain
 
 import redis.asyncio as redis
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -57,6 +57,7 @@ class View:
     """
 
     def __init__(self, settings: Settings, consumer: AIOKafkaConsumer, client: redis.Redis) -> None:
+        self._settings = settings
         self._consumer = consumer
         self._client = client
         self._names = store.Keys(settings.redis.prefix)
@@ -73,16 +74,19 @@ class View:
         return {f"{self._topics[p.topic]}/{p.partition}": p for p in self._consumer.assignment()}
 
     async def resume(self) -> None:
-        """Go on from the positions in Redis; build anew where they are missing or impossible."""
+        """Go on from the positions in Redis; build anew where they are missing or of other logs."""
         self._partitions = self._assigned()
         stored = await self._stored()
-        positions = {place: stored[place] for place in self._partitions if place in stored}
+        logs = await self._identities()
+        offsets = _offsets(stored)
+        positions = {place: offsets[place] for place in self._partitions if place in offsets}
         ends = await self._consumer.end_offsets(list(self._partitions.values()))
-        beyond = [p for p, at in positions.items() if at >= ends[self._partitions[p]]]
-        if beyond:
+        others = [name for name, log in logs.items() if stored.get(name) != log]
+        others += [p for p, at in positions.items() if at >= ends[self._partitions[p]]]
+        if positions and others:
             # The topics were made anew: what the view shows is of logs that are no more.
-            logger.warning("the view is ahead of the log at %s", ", ".join(sorted(beyond)))
-        if beyond or len(positions) < len(self._partitions):
+            logger.warning("the view is of another log at %s", ", ".join(sorted(others)))
+        if others or len(positions) < len(self._partitions):
             positions = await self.clear()
         starts = await self._consumer.beginning_offsets(list(self._partitions.values()))
         for place, at in positions.items():
@@ -90,25 +94,31 @@ class View:
             self._consumer.seek(partition, max(at + 1, starts[partition]))
         self._believed = positions
 
-    async def _stored(self) -> dict[str, int]:
-        """The positions in Redis; what the scripts would not write counts as missing."""
+    async def _identities(self) -> dict[str, str]:
+        """Field of the positions to the identity of the log that it is about."""
+        found = await kafka.identities(self._settings)
+        return {f"{topic}/log": str(found.get(topic, "")) for topic in TOPICS}
+
+    async def _stored(self) -> dict[str, str]:
+        """What the view says of itself in Redis."""
         try:
             with store.converted():
-                stored: dict[Any, Any] = await self._client.hgetall(self._names.positions)
+                return await store.read_hash(self._client, self._names.positions)
         except store.Spoilt:
             return {}
-        return {place: int(at) for place, at in stored.items() if _OFFSET.fullmatch(at)}
 
     async def clear(self) -> dict[str, int]:
-        """Empty the view at once, and set its places before the beginning."""
+        """Empty the view at once, and set its places before the beginning of the logs."""
         logger.info("building the view anew")
         patterns = self._names.owned()
+        positions = dict.fromkeys(self._partitions, -1)
+        fields: dict[str, str | int] = {**await self._identities(), **positions}
         with store.converted():
             await self._clear(
                 keys=[self._names.positions],
-                args=[len(patterns), *patterns, *self._partitions],
+                args=[len(patterns), *patterns, *chain.from_iterable(fields.items())],
             )
-        return dict.fromkeys(self._partitions, -1)
+        return positions
 
     async def look(self) -> None:
         """Check that Redis holds what was written to it.
@@ -118,7 +128,7 @@ class View:
         Lost
             If it was emptied or set back.
         """
-        stored = await self._stored()
+        stored = _offsets(await self._stored())
         if any(stored.get(place) != at for place, at in self._believed.items()):
             raise Lost("the view was emptied or set back")
 
@@ -181,6 +191,11 @@ class View:
             value=getattr(message, "value", None),
             headers=tuple(getattr(message, "headers", ())),
         )
+
+
+def _offsets(stored: Mapping[str, str]) -> dict[str, int]:
+    """The offsets in it; what the scripts would not write counts as missing."""
+    return {place: int(at) for place, at in stored.items() if _OFFSET.fullmatch(at)}
 
 
 async def follow(settings: Settings, running: Process) -> None:

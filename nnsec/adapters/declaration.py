@@ -236,15 +236,15 @@ async def _identities(settings: Settings, created: set[str], now: datetime) -> d
     """Read `meta`, and write what is missing: our own at once, others' after some patience."""
     known: dict[str, UUID] = {}
     if "meta" not in created:
-        known = await _read(settings)
+        known = await identities(settings)
     await _write(settings, created, now)
     waited = 0.0
     while not known.keys() | created >= TOPICS.keys() and waited < _PATIENCE:
         await asyncio.sleep(RETRY_SECONDS)
         waited += RETRY_SECONDS
-        known = await _read(settings)
+        known = await identities(settings)
     await _write(settings, TOPICS.keys() - known.keys() - created, now)
-    return await _read(settings)
+    return await identities(settings)
 
 
 async def _write(settings: Settings, names: Iterable[str], now: datetime) -> None:
@@ -257,8 +257,8 @@ async def _write(settings: Settings, names: Iterable[str], now: datetime) -> Non
             await publish(*outs)
 
 
-async def _read(settings: Settings) -> dict[str, UUID]:
-    """Fold `meta`: the newest identity of each topic counts."""
+async def identities(settings: Settings) -> dict[str, UUID]:
+    """Topic, without the prefix, to the identity of its log: the newest that `meta` holds of it."""
     found: dict[str, UUID] = {}
     async for record in read_to_end(settings, ("meta",)):
         name = (record.key or b"").decode("utf-8", "replace")

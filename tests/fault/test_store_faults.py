@@ -223,7 +223,7 @@ async def positions(settings: Settings) -> dict[str, int]:
     """What the view has applied of each partition."""
     async with client(settings.redis.url) as found:
         stored = await store.read_hash(found, store.Keys(settings.redis.prefix).positions)
-    return {place: int(at) for place, at in stored.items()}
+    return {place: int(at) for place, at in stored.items() if not place.endswith("/log")}
 
 
 async def moved(settings: Settings) -> bool:

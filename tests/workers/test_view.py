@@ -28,6 +28,7 @@ from nnsec.trust.statements import fold, sign_statement
 from schemas.alert import Alert, Subject
 from schemas.base import to_millis
 from schemas.incident import Incident
+from schemas.meta import Meta
 from schemas.model_statement import ModelStatement
 from schemas.source import Source
 from workers import store, view
@@ -380,6 +381,26 @@ async def test_a_log_made_anew_empties_the_view(bench: Bench) -> None:
     assert await bench.hash(bench.names.incident("ghost")) == {}
 
 
+async def test_a_log_made_anew_that_is_long_enough_is_noticed(bench: Bench) -> None:
+    """By its identity, where the place would fit into it; but once."""
+    one, ghost = opened(1), bench.names.incident("ghost")
+    await bench.publish(out(one))
+    async with bench.view():
+        await bench.until(lambda: bench.at(one))
+    await bench.client.hset(ghost, "state", "open")  # type: ignore[misc]
+    anew = Meta(log=UUID(int=7), declared=T0)
+    await bench.publish(Out("meta", anew.encode(), b"incidents"))
+    async with bench.view():
+        await bench.until(lambda: _gone(bench, ghost))
+        await bench.until(lambda: bench.at(one))
+        positions = await bench.hash(bench.names.positions)
+        assert (positions["incidents/log"], positions["incidents/0"]) == (str(anew.log), "0")
+    await bench.client.hset(ghost, "state", "open")  # type: ignore[misc]
+    async with bench.view() as process:
+        await bench.until(lambda: _ready(process))
+    assert not await _gone(bench, ghost)
+
+
 async def test_rebuild_replays_by_the_same_rules(bench: Bench) -> None:
     """And leaves keys of others alone."""
     one = opened(1)
@@ -460,6 +481,10 @@ async def test_a_broker_that_does_not_answer_is_waited_for(
     failures[0] = 0
     with pytest.raises(TransientError, match="not complete"):
         await view.rebuild(bench.settings)
+
+
+async def _gone(bench: Bench, key: str) -> bool:
+    return not await bench.client.exists(key)
 
 
 async def _answers() -> bool:
