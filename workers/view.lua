@@ -10,6 +10,7 @@
 local at = redis.call('HGET', KEYS[1], ARGV[2])
 if not at then return -1 end
 if at ~= ARGV[3] then return -2 end
+if tonumber(ARGV[4]) <= tonumber(at) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[4])
 
 local function newer(key, field, value)

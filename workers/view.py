@@ -133,17 +133,26 @@ class View:
             raise Lost("the view was emptied or set back")
 
     async def poll(self) -> int:
-        """Apply what has come; returns how many records that was."""
+        """Apply what has come; returns how many records that was.
+
+        Raises
+        ------
+        Lost
+            As `apply`, or if a partition is read from its beginning again: aiokafka does so with
+            all of them where a topic gets another partition, and where one was made anew.
+        """
         batch = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
         count = 0
         for messages in batch.values():
             records = [self._record(message) for message in messages]
+            if records[0].offset <= self._believed.get(_place(records[0]), -1):
+                raise Lost(f"{_place(records[0])} is read again from {records[0].offset}")
             await self.apply(records)
             count += len(records)
         return count
 
     async def apply(self, records: Sequence[Record]) -> None:
-        """Apply records of one partition in order, in one round trip.
+        """Apply records of one partition in order, in one round trip; not those applied before.
 
         Raises
         ------
@@ -151,6 +160,7 @@ class View:
             If Redis is elsewhere; nothing of what is out of place was written.
         """
         last: dict[str, int] = {}
+        records = [r for r in records if r.offset > self._believed.get(_place(r), -1)]
         pipe = self._client.pipeline(transaction=False)
         for change in self._changes(records):
             before = last.get(change.place, self._believed.get(change.place, -1))
@@ -177,7 +187,9 @@ class View:
         return all(at >= end for at, end in zip(places, ends.values(), strict=True))
 
     def _changes(self, records: Sequence[Record]) -> Iterable[Change]:
-        if records and records[0].topic.startswith("training."):
+        if not records:
+            return ()
+        if records[0].topic.startswith("training."):
             return (changes.counts(records, self._names),)
         return [changes.of(record, self._names, self._keys) for record in records]
 
@@ -191,6 +203,10 @@ class View:
             value=getattr(message, "value", None),
             headers=tuple(getattr(message, "headers", ())),
         )
+
+
+def _place(record: Record) -> str:
+    return f"{record.topic}/{record.partition}"
 
 
 def _offsets(stored: Mapping[str, str]) -> dict[str, int]:

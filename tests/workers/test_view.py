@@ -16,6 +16,7 @@ from uuid import UUID, uuid5
 
 import pytest
 import redis.asyncio as redis
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import KafkaConnectionError
 
 from nnsec.adapters import kafka
@@ -31,6 +32,7 @@ from schemas.incident import Incident
 from schemas.meta import Meta
 from schemas.model_statement import ModelStatement
 from schemas.source import Source
+from workers import process as process_
 from workers import store, view
 from workers.embedded import Store, free_port
 from workers.process import Process
@@ -356,6 +358,62 @@ async def test_a_key_of_another_type_is_replaced(bench: Bench, kind: str) -> Non
         assert process.ready() == ()
         assert await bench.client.zcard(bench.names.active) == 2
         assert await bench.client.xlen(bench.names.log) == 2
+
+
+async def test_a_partition_that_is_added_makes_nothing_count_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The consumer begins anew with all partitions then; what was counted stays counted once."""
+    monkeypatch.setattr(view, "LOOK_EVERY", 3600.0)
+    known = ClusterMetadata.partitions_for_topic
+    shown = {kafka.topic_name(bench.settings, "training.accepted"): {0}}
+    consumers = []
+    monkeypatch.setattr(
+        ClusterMetadata, "partitions_for_topic",
+        lambda self, topic: shown.get(topic) or known(self, topic),
+    )  # fmt: skip
+
+    @asynccontextmanager
+    async def reader(*args: Any) -> AsyncIterator[Any]:
+        async with open_reader(*args) as consumer:
+            consumers.append(consumer)
+            yield consumer
+
+    open_reader = process_.reader
+    monkeypatch.setattr(process_, "reader", reader)
+
+    def accepted(partition: int) -> Out:
+        return Out("training.accepted", b"x", b"s", (("nnsec-rows", b"0,1"),), partition=partition)
+
+    async def counted(number: str) -> bool:
+        return (await bench.hash(bench.names.source("s"))).get("accepted") == number
+
+    async with bench.view():
+        await bench.publish(*(accepted(0) for _ in range(5)))
+        await bench.until(lambda: counted("10"))
+        shown.clear()
+        consumers[0]._coordinator.assign_all_partitions()  # what new metadata lead to
+        await bench.publish(accepted(0))
+        await bench.until(lambda: counted("12"))
+        await bench.publish(accepted(1))
+        await bench.until(lambda: counted("14"))
+
+
+async def test_what_was_applied_is_not_applied_again(bench: Bench) -> None:
+    """Not by the worker, and not by the script, whoever calls it."""
+    accepted = Record(
+        topic="training.accepted", partition=0, offset=0, timestamp=to_millis(T0), key=b"s",
+        value=b"x", headers=(("nnsec-rows", b"0,1"),),
+    )  # fmt: skip
+    async with process_.reader(bench.settings, view.TOPICS) as consumer:
+        one = view.View(bench.settings, consumer, bench.client)
+        await one.resume()
+        for _ in range(2):
+            await one.apply([accepted])
+        (change,) = one._changes([accepted])
+        keys, args = [bench.names.positions, *change.keys], [change.place, 0, 0, *change.values]
+        assert await one._change(keys=keys, args=[change.operation, *args]) == 0
+        assert (await bench.hash(bench.names.source("s")))["accepted"] == "2"
 
 
 async def test_a_restart_goes_on_where_it_was(bench: Bench) -> None:
