@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +14,10 @@ from nnsec.adapters.records import Record
 from nnsec.errors import SchemaError, TrustError
 from nnsec.trust import statements
 from nnsec.trust.keys import PublicKey
-from schemas.base import to_millis
+from schemas.base import from_millis, to_millis
 from schemas.incident import FINISHED, Incident
 from schemas.source import Source
+from schemas.topics import TOPICS
 from workers.store import Keys
 
 EXPIRY_MS = 30 * 24 * 3600 * 1000
@@ -62,25 +62,33 @@ def of(record: Record, names: Keys, release_keys: Sequence[PublicKey]) -> Change
         return Change("skip", place, record.offset)
 
 
-def counts(records: Sequence[Record], names: Keys) -> Change:
-    """The change that a batch of accepted or quarantined samples of one partition makes."""
+def counts(records: Sequence[Record], names: Keys, most: int) -> Change:
+    """The change that a batch of accepted or quarantined samples of one partition makes.
+
+    Parameters
+    ----------
+    most:
+        How many sources are counted of this partition: those whose last records are the newest.
+    """
     first, last = records[0], records[-1]
-    totals: Counter[str] = Counter()
+    place = f"{first.topic}/{first.partition}"
+    field = first.topic.removeprefix("training.").replace("quarantine", "quarantined")
+    kept_ms = TOPICS[first.topic].retention_ms
+    keys, values = [names.counted(place)], [field, str(most)]
     for record in records:
         rows = next((v for k, v in record.headers if k.lower() == "nnsec-rows"), None)
         if record.key and rows:
-            totals[record.key.decode("utf-8", "backslashreplace")] += rows.count(b",") + 1
-    place = f"{first.topic}/{first.partition}"
-    if not totals:
+            keys.append(names.source(record.key.decode("utf-8", "backslashreplace")))
+            expiry = _stamp(record) + kept_ms
+            values += [str(rows.count(b",") + 1), str(record.offset), str(expiry)]
+    if len(keys) == 1:
         return Change("skip", place, last.offset)
-    field = first.topic.removeprefix("training.").replace("quarantine", "quarantined")
-    return Change(
-        "count",
-        place,
-        last.offset,
-        tuple(names.source(source) for source in totals),
-        (field, *(str(number) for number in totals.values())),
-    )
+    return Change("count", place, last.offset, tuple(keys), tuple(values))
+
+
+def _stamp(record: Record) -> int:
+    """Its time in ms since 1970; the nearest from then to the year 9999, as writers choose it."""
+    return max(0, to_millis(from_millis(record.timestamp)))
 
 
 def _incident(record: Record, place: str, names: Keys) -> Change:

@@ -81,6 +81,10 @@ class Keys:
         """One source of training samples."""
         return f"{self.prefix}source:{escape(name)}"
 
+    def counted(self, place: str) -> str:
+        """The keys of the sources counted in a partition, by the offset of their last record."""
+        return f"{self.prefix}sources:{place}"
+
     def pattern(self, kind: str) -> str:
         r"""What matches the keys of all incidents, models or sources.
 
@@ -92,7 +96,7 @@ class Keys:
 
     def owned(self) -> tuple[str, ...]:
         """Patterns of all that the view writes, and nothing else."""
-        kinds = ("incidents", "incident", "model", "source")
+        kinds = ("incidents", "incident", "model", "source", "sources")
         return (self.pattern("positions").removesuffix(":*"), *map(self.pattern, kinds))
 
 

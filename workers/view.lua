@@ -4,7 +4,8 @@
 -- KEYS  1 positions   2… what the operation writes
 -- ARGV  1 operation   2 "<topic>/<partition>"   3 offset believed to be applied last   4 new offset
 --       5… as the operation says
--- Returns 1 applied, 0 nothing new, -1 the view is gone, -2 the view is elsewhere.
+-- Returns 1 applied, 0 nothing new, -1 the view is gone, -2 the view is elsewhere; to count, how many
+-- sources were forgotten.
 -- Plain commands only: Redis 6.2 and Valkey both run this.
 
 local at = redis.call('HGET', KEYS[1], ARGV[2])
@@ -73,21 +74,51 @@ function operation.source()
   write(KEYS[2], 6)
   redis.call('HSETNX', KEYS[2], 'accepted', '0')
   redis.call('HSETNX', KEYS[2], 'quarantined', '0')
+  redis.call('PERSIST', KEYS[2])
   return 1
 end
 
--- KEYS 2… one hash a source; ARGV 5 'accepted' or 'quarantined', 6… how many more, one a source
-function operation.count()
-  for i = 2, #KEYS do
-    redis.call('HSETNX', KEYS[i], 'state', 'trusted')
-    for _, field in ipairs({'reason', 'incident', 'version'}) do
-      redis.call('HSETNX', KEYS[i], field, '')
-    end
-    redis.call('HSETNX', KEYS[i], 'accepted', '0')
-    redis.call('HSETNX', KEYS[i], 'quarantined', '0')
-    redis.call('HINCRBY', KEYS[i], ARGV[5], ARGV[i + 4])
+-- Have a source of which only counts are known go when the log holds nothing of it any more.
+local function keep(key, expiry)
+  local time, left = redis.call('TIME'), redis.call('PTTL', key)
+  if left < 0 or tonumber(expiry) > time[1] * 1000 + time[2] / 1000 + left then
+    redis.call('PEXPIREAT', key, expiry)
+  end
+end
+
+-- Drop the counts of this partition, unless a statement was made about their source.
+local function forget(key)
+  if redis.call('HGET', key, 'version') ~= '' then return 0 end
+  local other = ARGV[5] == 'accepted' and 'quarantined' or 'accepted'
+  if redis.call('HGET', key, other) == '0' then
+    redis.call('DEL', key)
+  else
+    redis.call('HSET', key, ARGV[5], '0')
   end
   return 1
+end
+
+-- Record by record, not in sums: which source is forgotten must not depend on how the log was cut.
+-- KEYS 2 sources counted in this partition, 3… one hash a record
+-- ARGV 5 'accepted' or 'quarantined', 6 how many sources are counted, 7… rows, offset and expiry ms
+--      of each record
+function operation.count()
+  local forgotten = 0
+  for i = 3, #KEYS do
+    local key, first = KEYS[i], 3 * i - 2
+    local version = redis.call('HGET', key, 'version')
+    if not version then
+      redis.call('HSET', key, 'state', 'trusted', 'reason', '', 'incident', '', 'version', '',
+        'accepted', '0', 'quarantined', '0')
+    end
+    redis.call('HINCRBY', key, ARGV[5], ARGV[first])
+    if not version or version == '' then keep(key, ARGV[first + 2]) end
+    redis.call('ZADD', KEYS[2], ARGV[first + 1], key)
+    if redis.call('ZCARD', KEYS[2]) > tonumber(ARGV[6]) then
+      forgotten = forgotten + forget(redis.call('ZPOPMIN', KEYS[2])[1])
+    end
+  end
+  return forgotten
 end
 
 -- a record that changes nothing, or cannot be read

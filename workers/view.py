@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import chain
 
 import redis.asyncio as redis
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from prometheus_client import Counter
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Record
@@ -28,12 +29,18 @@ from workers import changes, process, store
 from workers.changes import Change
 from workers.process import Process
 
-TOPICS = ("incidents", "models", "sources", "training.accepted", "training.quarantine")
+COUNTS = ("training.accepted", "training.quarantine")
+TOPICS = ("incidents", "models", "sources", *COUNTS)
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the view is still there."""
 POLL_MS = 200
 BATCH = 500
 GONE, ELSEWHERE = -1, -2
+COUNTED = 10_000
+"""Sources that are counted in all partitions of a topic together: users choose their names."""
+FORGOTTEN = Counter(
+    "nnsec_view_forgotten_sources", "Sources whose counts made room for those of newer ones"
+)
 _OFFSET = re.compile(r"-1|0|[1-9][0-9]{0,18}")
 
 logger = logging.getLogger(__name__)
@@ -68,6 +75,7 @@ class View:
             for name in ("view.lua", "clear.lua")
         )
         self._believed: dict[str, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
         self._partitions = self._assigned()
 
     def _assigned(self) -> dict[str, TopicPartition]:
@@ -92,7 +100,7 @@ class View:
         for place, at in positions.items():
             partition = self._partitions[place]
             self._consumer.seek(partition, max(at + 1, starts[partition]))
-        self._believed = positions
+        self._believed, self._ends = positions, dict(ends)
 
     async def _identities(self) -> dict[str, str]:
         """Field of the positions to the identity of the log that it is about."""
@@ -141,7 +149,9 @@ class View:
             As `apply`, or if a partition is read from its beginning again: aiokafka does so with
             all of them where a topic gets another partition, and where one was made anew.
         """
-        batch = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
+        # Statements first: the counts of a source with one are not forgotten.
+        first = [p for p in await self.behind() if self._topics[p.topic] not in COUNTS]
+        batch = await self._consumer.getmany(*first, timeout_ms=POLL_MS, max_records=BATCH)
         count = 0
         for messages in batch.values():
             records = [self._record(message) for message in messages]
@@ -162,7 +172,8 @@ class View:
         last: dict[str, int] = {}
         records = [r for r in records if r.offset > self._believed.get(_place(r), -1)]
         pipe = self._client.pipeline(transaction=False)
-        for change in self._changes(records):
+        made = self._changes(records)
+        for change in made:
             before = last.get(change.place, self._believed.get(change.place, -1))
             await self._change(
                 keys=[self._names.positions, *change.keys],
@@ -179,18 +190,25 @@ class View:
         if any(answer in {GONE, ELSEWHERE} for answer in answers):
             raise Lost("the view was emptied or set back")
         self._believed.update(last)
+        FORGOTTEN.inc(sum(a for a, c in zip(answers, made, strict=True) if c.operation == "count"))
 
-    async def complete(self) -> bool:
-        """Whether all that is in the log now was applied."""
-        ends = await self._consumer.end_offsets(list(self._partitions.values()))
-        places = [await self._consumer.position(partition) for partition in ends]
-        return all(at >= end for at, end in zip(places, ends.values(), strict=True))
+    async def behind(self) -> Sequence[TopicPartition]:
+        """Partitions of which not yet all was applied that they held at the last `resume`."""
+        for partition, end in list(self._ends.items()):
+            # The embedded broker names the end of a log as just after the first record of its last
+            # batch; what it says when records are fetched is right.
+            end = max(end, self._consumer.highwater(partition) or 0)
+            if await self._consumer.position(partition) >= end:
+                del self._ends[partition]
+        return tuple(self._ends)
 
-    def _changes(self, records: Sequence[Record]) -> Iterable[Change]:
+    def _changes(self, records: Sequence[Record]) -> Sequence[Change]:
         if not records:
             return ()
-        if records[0].topic.startswith("training."):
-            return (changes.counts(records, self._names),)
+        if records[0].topic in COUNTS:
+            topic = f"{records[0].topic}/"
+            places = sum(place.startswith(topic) for place in self._partitions)
+            return (changes.counts(records, self._names, max(1, COUNTED // max(1, places))),)
         return [changes.of(record, self._names, self._keys) for record in records]
 
     def _record(self, message: object) -> Record:
@@ -274,7 +292,7 @@ async def rebuild(settings: Settings) -> int:
 async def _replay(view: View) -> int:
     await view.resume()
     count = 0
-    while not await view.complete():
+    while await view.behind():
         try:
             count += await view.poll()
         except Lost:  # a view worker that runs too was first

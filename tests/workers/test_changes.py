@@ -62,8 +62,10 @@ def test_samples_are_counted_by_source() -> None:
         record("training.quarantine", b"", key=None, headers=rows),
         record("training.quarantine", b"", key=b"c", offset=9),
     ]  # fmt: skip
-    assert counts(batch, NAMES) == Change(
-        "count", "training.quarantine/2", 9, ("p:source:a", "p:source:b"),
-        ("quarantined", "4", "1"),
+    week = str(1000 + 7 * 24 * 3600 * 1000)
+    assert counts(batch, NAMES, 5) == Change(
+        "count", "training.quarantine/2", 9,
+        ("p:sources:training.quarantine/2", "p:source:a", "p:source:b", "p:source:a"),
+        ("quarantined", "5", "2", "7", week, "1", "7", week, "2", "7", week),
     )  # fmt: skip
-    assert counts(batch[-1:], NAMES) == Change("skip", "training.quarantine/2", 9)
+    assert counts(batch[-1:], NAMES, 5) == Change("skip", "training.quarantine/2", 9)

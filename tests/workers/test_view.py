@@ -399,6 +399,58 @@ async def test_a_partition_that_is_added_makes_nothing_count_twice(
         await bench.until(lambda: counted("14"))
 
 
+async def test_only_so_many_sources_are_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest, for as long as the log keeps their samples; those with a statement for ever.
+
+    However the log is cut for a replay, the same ones are left, with the same counts.
+    """
+    monkeypatch.setattr(view, "COUNTED", 12)  # 3 in each of 4 partitions
+    start, rows = bench.names.source(""), (("nnsec-rows", b"0,1"),)
+    before = view.FORGOTTEN._value.get()
+
+    def samples(topic: str, *sources: str) -> list[Out]:
+        return [Out(topic, b"x", name.encode(), rows, partition=0) for name in sources]
+
+    def statement(name: str) -> Out:
+        said = Source(source=name, state="watched", reason="r", version=1, time=T0)
+        return Out("sources", said.encode(), name.encode())
+
+    async def ttl(name: str) -> int:
+        return int(await bench.client.ttl(bench.names.source(name)))
+
+    async def applied(place: str, offset: int) -> bool:
+        return (await bench.hash(bench.names.positions)).get(place) == str(offset)
+
+    async with bench.view():
+        await bench.publish(statement("told"), *samples("training.quarantine", "both"))
+        await bench.until(lambda: applied("sources/0", 0))
+        await bench.until(lambda: applied("training.quarantine/0", 0))
+        sources = ("told", "both", "a", "b", "a", "c", "d", "b")
+        await bench.publish(*samples("training.accepted", *sources))
+        await bench.until(lambda: applied("training.accepted/0", 7))
+        assert view.FORGOTTEN._value.get() - before == 3
+        assert 7 * 86400 - 60 < await ttl("d") <= 7 * 86400
+        await bench.publish(statement("d"))
+        await bench.until(lambda: applied("sources/0", 1))
+        assert (await ttl("d"), await ttl("told")) == (-1, -1)
+    shown = await bench.everything()
+    counts = {
+        key.removeprefix(start): (one["accepted"], one["quarantined"])
+        for key, one in shown.items()
+        if key.startswith(start)
+    }
+    assert counts == {
+        "told": ("2", "0"), "both": ("0", "2"),
+        "b": ("2", "0"), "c": ("2", "0"), "d": ("2", "0"),
+    }  # fmt: skip
+    for batch in (1, 3, 500):
+        monkeypatch.setattr(view, "BATCH", batch)
+        await view.rebuild(bench.settings)
+        assert await bench.everything() == shown
+
+
 async def test_what_was_applied_is_not_applied_again(bench: Bench) -> None:
     """Not by the worker, and not by the script, whoever calls it."""
     accepted = Record(
@@ -560,8 +612,8 @@ async def _said(process: Process, text: str) -> bool:
 @pytest.mark.parametrize(
     ("script", "commands"),
     [
-        ("view.lua", {"HGET", "HSET", "HSETNX", "HINCRBY", "ZADD", "ZREM", "XADD", "PERSIST",
-                      "PEXPIREAT"}),
+        ("view.lua", {"HGET", "HSET", "HSETNX", "HINCRBY", "ZADD", "ZREM", "ZCARD", "ZPOPMIN",
+                      "XADD", "DEL", "TIME", "PTTL", "PERSIST", "PEXPIREAT"}),
         ("clear.lua", {"SCAN", "DEL", "HSET"}),
     ],
 )  # fmt: skip
