@@ -9,11 +9,11 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from nnsec.adapters import kafka
 from nnsec.adapters.probes import Probes
@@ -22,6 +22,12 @@ from nnsec.settings import Settings
 
 RETRY = 0.5
 """Seconds until something that was away is tried again."""
+ASK_EVERY = 2.0
+"""Seconds between two looks at whether the broker is there."""
+PATIENCE = 5.0
+"""Seconds until an answer of the broker is overdue."""
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +66,8 @@ class Process:
 
     def ready(self) -> tuple[str, ...]:
         """What keeps this process from being ready; empty if nothing does."""
-        return tuple(self.problems.values())
+        away = () if kafka.outage.since is None else ("Kafka does not answer",)
+        return (*self.problems.values(), *away)
 
 
 async def run(settings: Settings, role: str, work: Callable[[Process], Awaitable[None]]) -> int:
@@ -113,8 +120,42 @@ async def _declared(
         for task in (declaring, stopped):
             task.cancel()
         await asyncio.gather(declaring, stopped, return_exceptions=True)
-    process.problem("the broker")
-    await work(process)
+    async with reader(settings, ()) as consumer:
+        place = TopicPartition(kafka.topic_name(settings, "meta"), 0)
+        asking = asyncio.create_task(_ask(consumer, place))
+        process.problem("the broker")
+        try:
+            await work(process)
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+
+async def _ask(consumer: AIOKafkaConsumer, place: TopicPartition) -> None:
+    """Ask the broker now and then: while it is away, reading says nothing."""
+    while True:
+        try:
+            await answered(consumer.end_offsets([place]))
+        except KafkaError as error:
+            kafka.outage.away(error)
+        else:
+            kafka.outage.back()
+        await asyncio.sleep(ASK_EVERY)
+
+
+async def answered(call: Awaitable[T]) -> T:
+    """What Kafka answers.
+
+    Raises
+    ------
+    KafkaError
+        Also if it does not answer within `PATIENCE`.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await call
+    except TimeoutError as error:
+        raise KafkaTimeoutError(f"no answer within {PATIENCE:g} s") from error
 
 
 async def _until_stopped(settings: Settings, process: Process, work: Awaitable[None]) -> int:

@@ -9,16 +9,12 @@ none, or it is of a log that is no more, it builds the view anew.
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from itertools import chain
+from collections.abc import Sequence
 
 import redis.asyncio as redis
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from prometheus_client import Counter
 
 from nnsec.adapters import kafka
 from nnsec.adapters.records import Record
@@ -28,26 +24,19 @@ from nnsec.trust import keys as trust_keys
 from workers import changes, process, store
 from workers.changes import Change
 from workers.process import Process
+from workers.scripts import Lost, Scripts, offsets
 
 COUNTS = ("training.accepted", "training.quarantine")
 TOPICS = ("incidents", "models", "sources", *COUNTS)
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the view is still there."""
+BEHIND = "the view does not show yet all that is in the log"
 POLL_MS = 200
 BATCH = 500
-GONE, ELSEWHERE = -1, -2
 COUNTED = 10_000
 """Sources that are counted in all partitions of a topic together: users choose their names."""
-FORGOTTEN = Counter(
-    "nnsec_view_forgotten_sources", "Sources whose counts made room for those of newer ones"
-)
-_OFFSET = re.compile(r"-1|0|[1-9][0-9]{0,18}")
 
 logger = logging.getLogger(__name__)
-
-
-class Lost(TransientError):  # noqa: N818 - the name says what it is
-    """The view is not where this worker left it."""
 
 
 class View:
@@ -66,14 +55,10 @@ class View:
     def __init__(self, settings: Settings, consumer: AIOKafkaConsumer, client: redis.Redis) -> None:
         self._settings = settings
         self._consumer = consumer
-        self._client = client
         self._names = store.Keys(settings.redis.prefix)
+        self._scripts = Scripts(client, self._names)
         self._topics = {kafka.topic_name(settings, name): name for name in TOPICS}
         self._keys = tuple(trust_keys.load_public(p) for p in settings.trust.release_keys)
-        self._change, self._clear = (
-            client.register_script(files("workers").joinpath(name).read_text("utf-8"))
-            for name in ("view.lua", "clear.lua")
-        )
         self._believed: dict[str, int] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._partitions = self._assigned()
@@ -84,11 +69,11 @@ class View:
     async def resume(self) -> None:
         """Go on from the positions in Redis; build anew where they are missing or of other logs."""
         self._partitions = self._assigned()
-        stored = await self._stored()
+        stored = await self._scripts.stored()
         logs = await self._identities()
-        offsets = _offsets(stored)
-        positions = {place: offsets[place] for place in self._partitions if place in offsets}
-        ends = await self._consumer.end_offsets(list(self._partitions.values()))
+        known = offsets(stored)
+        positions = {place: known[place] for place in self._partitions if place in known}
+        ends, starts = await self._bounds()
         others = [name for name, log in logs.items() if stored.get(name) != log]
         others += [p for p, at in positions.items() if at >= ends[self._partitions[p]]]
         if positions and others:
@@ -96,36 +81,33 @@ class View:
             logger.warning("the view is of another log at %s", ", ".join(sorted(others)))
         if others or len(positions) < len(self._partitions):
             positions = await self.clear()
-        starts = await self._consumer.beginning_offsets(list(self._partitions.values()))
         for place, at in positions.items():
             partition = self._partitions[place]
             self._consumer.seek(partition, max(at + 1, starts[partition]))
         self._believed, self._ends = positions, dict(ends)
 
+    async def _bounds(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """Ends and beginnings of the partitions."""
+        own = list(self._partitions.values())
+        starts = await process.answered(self._consumer.beginning_offsets(own))
+        ends = await process.answered(self._consumer.end_offsets(own))
+        return {p: self._end(p, end) for p, end in ends.items()}, starts
+
+    def _end(self, partition: TopicPartition, said: int) -> int:
+        # The embedded broker names the end of a log as just after the first record of its last
+        # batch; what it says when records are fetched is right.
+        return max(said, self._consumer.highwater(partition) or 0)
+
     async def _identities(self) -> dict[str, str]:
         """Field of the positions to the identity of the log that it is about."""
-        found = await kafka.identities(self._settings)
+        found = await process.answered(kafka.identities(self._settings))
         return {f"{topic}/log": str(found.get(topic, "")) for topic in TOPICS}
-
-    async def _stored(self) -> dict[str, str]:
-        """What the view says of itself in Redis."""
-        try:
-            with store.converted():
-                return await store.read_hash(self._client, self._names.positions)
-        except store.Spoilt:
-            return {}
 
     async def clear(self) -> dict[str, int]:
         """Empty the view at once, and set its places before the beginning of the logs."""
         logger.info("building the view anew")
-        patterns = self._names.owned()
         positions = dict.fromkeys(self._partitions, -1)
-        fields: dict[str, str | int] = {**await self._identities(), **positions}
-        with store.converted():
-            await self._clear(
-                keys=[self._names.positions],
-                args=[len(patterns), *patterns, *chain.from_iterable(fields.items())],
-            )
+        await self._scripts.clear({**await self._identities(), **positions})
         return positions
 
     async def look(self) -> None:
@@ -136,7 +118,7 @@ class View:
         Lost
             If it was emptied or set back.
         """
-        stored = _offsets(await self._stored())
+        stored = offsets(await self._scripts.stored())
         if any(stored.get(place) != at for place, at in self._believed.items()):
             raise Lost("the view was emptied or set back")
 
@@ -154,7 +136,7 @@ class View:
         batch = await self._consumer.getmany(*first, timeout_ms=POLL_MS, max_records=BATCH)
         count = 0
         for messages in batch.values():
-            records = [self._record(message) for message in messages]
+            records = [kafka.record_of(self._settings, message) for message in messages]
             if records[0].offset <= self._believed.get(_place(records[0]), -1):
                 raise Lost(f"{_place(records[0])} is read again from {records[0].offset}")
             await self.apply(records)
@@ -169,36 +151,18 @@ class View:
         Lost
             If Redis is elsewhere; nothing of what is out of place was written.
         """
-        last: dict[str, int] = {}
         records = [r for r in records if r.offset > self._believed.get(_place(r), -1)]
-        pipe = self._client.pipeline(transaction=False)
-        made = self._changes(records)
-        for change in made:
-            before = last.get(change.place, self._believed.get(change.place, -1))
-            await self._change(
-                keys=[self._names.positions, *change.keys],
-                args=[change.operation, change.place, before, change.offset, *change.values],
-                client=pipe,
-            )
-            last[change.place] = change.offset
         try:
-            with store.converted():
-                answers = await pipe.execute()
+            last = await self._scripts.apply(self._changes(records), self._believed)
         except store.Spoilt as error:
             await self.clear()
             raise Lost(str(error)) from error
-        if any(answer in {GONE, ELSEWHERE} for answer in answers):
-            raise Lost("the view was emptied or set back")
         self._believed.update(last)
-        FORGOTTEN.inc(sum(a for a, c in zip(answers, made, strict=True) if c.operation == "count"))
 
     async def behind(self) -> Sequence[TopicPartition]:
         """Partitions of which not yet all was applied that they held at the last `resume`."""
         for partition, end in list(self._ends.items()):
-            # The embedded broker names the end of a log as just after the first record of its last
-            # batch; what it says when records are fetched is right.
-            end = max(end, self._consumer.highwater(partition) or 0)
-            if await self._consumer.position(partition) >= end:
+            if await self._consumer.position(partition) >= self._end(partition, end):
                 del self._ends[partition]
         return tuple(self._ends)
 
@@ -211,25 +175,9 @@ class View:
             return (changes.counts(records, self._names, max(1, COUNTED // max(1, places))),)
         return [changes.of(record, self._names, self._keys) for record in records]
 
-    def _record(self, message: object) -> Record:
-        return Record(
-            topic=self._topics[getattr(message, "topic", "")],
-            partition=getattr(message, "partition", 0),
-            offset=getattr(message, "offset", 0),
-            timestamp=getattr(message, "timestamp", 0),
-            key=getattr(message, "key", None),
-            value=getattr(message, "value", None),
-            headers=tuple(getattr(message, "headers", ())),
-        )
-
 
 def _place(record: Record) -> str:
     return f"{record.topic}/{record.partition}"
-
-
-def _offsets(stored: Mapping[str, str]) -> dict[str, int]:
-    """The offsets in it; what the scripts would not write counts as missing."""
-    return {place: int(at) for place, at in stored.items() if _OFFSET.fullmatch(at)}
 
 
 async def follow(settings: Settings, running: Process) -> None:
@@ -242,18 +190,20 @@ async def follow(settings: Settings, running: Process) -> None:
         placed, looked = False, 0.0
         while not running.stop.is_set():
             try:
-                if not placed:
+                if not placed or kafka.outage.since is not None:
                     await view.resume()
+                    kafka.outage.back()
                     placed = True
-                    running.problem("start")
+                    running.problem("start", BEHIND if await view.behind() else "")
                     running.problem("Redis")
                 elif time.monotonic() - looked > LOOK_EVERY:
                     await view.look()
                     looked = time.monotonic()
                 await view.poll()
-                kafka.outage.back()
+                running.problem("start", BEHIND if await view.behind() else "")
             except Lost as error:
                 logger.warning("%s; going on from where it is", error)
+                running.problem("start", BEHIND)
                 placed = False
             except KafkaError as error:
                 kafka.outage.away(error)
@@ -282,8 +232,8 @@ async def rebuild(settings: Settings) -> int:
         process.reader(settings, TOPICS) as consumer,
     ):
         view = View(settings, consumer, client)
-        await view.clear()
         try:
+            await view.clear()
             return await _replay(view)
         except KafkaError as error:
             raise TransientError(f"Kafka: {error}; the view is not complete") from error

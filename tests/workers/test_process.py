@@ -22,12 +22,15 @@ from nnsec.errors import ConfigError
 from nnsec.settings import Settings
 from schemas.base import to_millis
 from workers import process
+from workers.embedded import Broker
 from workers.process import Process
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    # There is one for the process; what one test leaves of it says nothing to the next.
+    monkeypatch.setattr(kafka.outage, "since", None)
 
 
 async def probe(path: str) -> tuple[int, str]:
@@ -107,6 +110,40 @@ async def test_an_absent_broker_does_not_keep_it_from_ending(settings: Settings)
     asking = asyncio.create_task(stop())
     assert await process.run(settings.model_copy(update={"kafka": away}), "view", work) == 0
     await asking
+
+
+async def test_a_broker_that_falls_silent_is_noticed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not ready while no answer comes, and says so once; its own reading tells it nothing."""
+    monkeypatch.setattr(process, "ASK_EVERY", 0.1)
+    monkeypatch.setattr(process, "PATIENCE", 0.5)
+
+    async def until(status: int, text: str) -> None:
+        async with asyncio.timeout(10):
+            while await probe("/readyz") != (status, text):  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.05)
+
+    async def work(running: Process) -> None:
+        running.problem("start")
+        await until(200, "ready\n")
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            await until(503, "Kafka does not answer\n")
+            await asyncio.sleep(1.0)
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        await until(200, "ready\n")
+        running.stop.set()
+
+    with Broker(Path("broker")) as broker:
+        update = {"bootstrap_servers": broker.url}
+        kafka_ = settings.kafka.model_copy(update=update)
+        own = settings.model_copy(update={"kafka": kafka_})
+        assert await process.run(own, "view", work) == 0
+    said = [one.getMessage() for one in caplog.records]
+    assert len([line for line in said if line.startswith("Kafka does not answer")]) == 1
+    assert len([line for line in said if line.startswith("Kafka is back")]) == 1
 
 
 def test_problems_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
