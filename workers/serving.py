@@ -123,11 +123,21 @@ async def _post(url: str, envelope: bytes, facts: dict[str, str]) -> bytes:
         aiohttp.ClientSession() as session,
         session.post(url, data=envelope, headers=headers, allow_redirects=False) as answer,
     ):
-        body = await answer.content.read(MAX_ANSWER)
+        body = await _body(answer.content)
         if answer.status != 200:
             text = " ".join(body.decode("utf-8", "replace").split())[:200]
             raise HookFailed(f"it answers {answer.status} {answer.reason}: {text}")
         return body
+
+
+async def _body(content: aiohttp.StreamReader) -> bytes:
+    """All of an answer: it comes in as many pieces as it likes."""
+    body = b""
+    while piece := await content.read(MAX_ANSWER + 1 - len(body)):
+        body += piece
+        if len(body) > MAX_ANSWER:
+            raise HookFailed(f"its answer is longer than {MAX_ANSWER} bytes")
+    return body
 
 
 async def _execute(command: str, envelope: bytes, facts: dict[str, str]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from nnsec.errors import ConfigError
 from nnsec.settings import Serving, Settings
 from tests.workers.stage import Stage, configured
-from workers.serving import CONTENT_TYPE, HookFailed, deliver
+from workers.serving import CONTENT_TYPE, MAX_ANSWER, HookFailed, deliver
 
 DIGEST = "ab" * 32
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -61,6 +62,34 @@ async def test_a_hook_that_fails_is_not_shown(hook: str) -> None:
     with pytest.raises(HookFailed, match="did not confirm epoch 3") as caught:
         await told(hook, timeout=0.05)
     assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pieces", [2, 40])
+async def test_an_answer_may_come_in_pieces(pieces: int) -> None:
+    """It is read to its end, not to the end of the first packet."""
+    text = f'{{"digest": "{DIGEST}"}}'.encode()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for n in range(pieces):
+            await response.write(text[n * len(text) // pieces : (n + 1) * len(text) // pieces])
+            await asyncio.sleep(0.02)
+        return response
+
+    async with serving(answer) as url:
+        assert await told(url) == DIGEST
+
+
+async def test_an_answer_without_end_is_refused() -> None:
+    """However it begins or ends: what is longer than the limit confirms nothing."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=" " * MAX_ANSWER + DIGEST)
+
+    async with serving(answer) as url:
+        with pytest.raises(HookFailed, match=f"longer than {MAX_ANSWER} bytes"):
+            await told(url, timeout=0.7)
 
 
 async def test_a_server_that_recovers_is_asked_again() -> None:
