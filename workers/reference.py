@@ -31,7 +31,8 @@ value is TOML, or text if it is not. A key that does not exist is an error that 
 one. Times are in seconds."""
 _TOPICS = """\
 Every process declares them at its start. `[kafka] prefix` and `[kafka.partitions]` change names and
-counts; `nnsec topics` shows what is configured."""
+counts; `nnsec topics` shows what is configured. `nnsec.audit` is reserved: nothing writes it
+yet."""
 
 
 def pages() -> dict[str, str]:

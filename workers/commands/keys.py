@@ -27,7 +27,7 @@ NOTES: dict[str, str] = {
         "It signs orders such as `nnsec checkpoint rollback --key {private}`. Every worker needs "
         "{public}; {private} stays with the operator."
     ),
-    "audit": "It is for signing the heads of audit chains; no setting of [trust] names it so far.",
+    "audit": "It is reserved for signing the heads of audit chains: nothing writes them yet.",
 }
 
 
@@ -38,7 +38,7 @@ def group() -> None:
 
 @app.command()
 def new(
-    role: Annotated[str, typer.Option(help="release, operator or audit.")],
+    role: Annotated[str, typer.Option(help="release, operator or audit (reserved).")],
     out: Annotated[Path, typer.Option(help="File of the private key; FILE.pub goes beside it.")],
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
