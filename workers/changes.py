@@ -118,8 +118,8 @@ def _incident(record: Record, place: str, names: Keys) -> Change:
         (
             str(incident.id),
             str(incident.version),
-            str(record.timestamp),
-            str(record.timestamp + EXPIRY_MS) if finished else "",
+            str(_stamp(record)),
+            str(_stamp(record) + EXPIRY_MS) if finished else "",
             "1" if moved else "0",
             *((last.from_, last.to, last.by, last.reason) if last else ("", "", "", "")),
             *_flat(fields),

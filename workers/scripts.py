@@ -26,6 +26,20 @@ class Lost(TransientError):  # noqa: N818 - the name says what it is
     """The view is not where this worker left it."""
 
 
+class Refused(store.Spoilt):
+    """Redis refuses a change: a key holds what the view did not write, or the change is wrong.
+
+    Parameters
+    ----------
+    change:
+        The first that was refused.
+    """
+
+    def __init__(self, change: Change, reason: str) -> None:
+        super().__init__(reason)
+        self.change = change
+
+
 class Scripts:
     """clear.lua and view.lua.
 
@@ -78,8 +92,8 @@ class Scripts:
         ------
         Lost
             If Redis is elsewhere; nothing of what is out of place was written.
-        Spoilt
-            If a key holds what the view did not write.
+        Refused
+            Naming the change; what came after it may have been made.
         """
         last: dict[str, int] = {}
         pipe = self._client.pipeline(transaction=False)
@@ -92,7 +106,14 @@ class Scripts:
             )
             last[change.place] = change.offset
         with store.converted():
-            answers = await pipe.execute()
+            answers = await pipe.execute(raise_on_error=False)
+        for change, answer in zip(made, answers, strict=True):
+            if isinstance(answer, Exception):
+                try:
+                    with store.converted():
+                        raise answer
+                except store.Spoilt as error:
+                    raise Refused(change, str(error)) from error
         if any(answer in {GONE, ELSEWHERE} for answer in answers):
             raise Lost("the view was emptied or set back")
         FORGOTTEN.inc(sum(a for a, c in zip(answers, made, strict=True) if c.operation == "count"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import redis.asyncio as redis
@@ -24,7 +25,7 @@ from nnsec.trust import keys as trust_keys
 from workers import changes, process, store
 from workers.changes import Change
 from workers.process import Process
-from workers.scripts import Lost, Scripts, offsets
+from workers.scripts import Lost, Refused, Scripts, offsets
 
 COUNTS = ("training.accepted", "training.quarantine")
 TOPICS = ("incidents", "models", "sources", *COUNTS)
@@ -61,6 +62,7 @@ class View:
         self._keys = tuple(trust_keys.load_public(p) for p in settings.trust.release_keys)
         self._believed: dict[str, int] = {}
         self._ends: dict[TopicPartition, int] = {}
+        self._refused: Counter[tuple[str, int]] = Counter()
         self._partitions = self._assigned()
 
     def _assigned(self) -> dict[str, TopicPartition]:
@@ -154,9 +156,11 @@ class View:
         records = [r for r in records if r.offset > self._believed.get(_place(r), -1)]
         try:
             last = await self._scripts.apply(self._changes(records), self._believed)
-        except store.Spoilt as error:
+        except Refused as error:
+            change = error.change
+            self._refused[change.place, change.offset] += 1
             await self.clear()
-            raise Lost(str(error)) from error
+            raise Lost(f"{change.place}/{change.offset}: {error}") from error
         self._believed.update(last)
 
     async def behind(self) -> Sequence[TopicPartition]:
@@ -173,7 +177,14 @@ class View:
             topic = f"{records[0].topic}/"
             places = sum(place.startswith(topic) for place in self._partitions)
             return (changes.counts(records, self._names, max(1, COUNTED // max(1, places))),)
-        return [changes.of(record, self._names, self._keys) for record in records]
+        return [self._change(record) for record in records]
+
+    def _change(self, record: Record) -> Change:
+        if self._refused[_place(record), record.offset] < 2:
+            return changes.of(record, self._names, self._keys)
+        # A view built anew holds nothing of others: it is the record that is at fault.
+        logger.warning("left out %s/%d: Redis refuses it", _place(record), record.offset)
+        return Change("skip", _place(record), record.offset)
 
 
 def _place(record: Record) -> str:

@@ -46,6 +46,13 @@ def test_a_finished_incident_expires_by_the_time_of_its_record() -> None:
     assert over.values[5:9] == ("open", "dismissed", "key", "a drill")
 
 
+@pytest.mark.parametrize(("stamp", "shown"), [(2**63 - 1, 253402300799000), (-(2**63), 0), (-1, 0)])
+def test_a_time_that_there_is_not_is_the_nearest_that_there_is(stamp: int, shown: int) -> None:
+    """Writers may stamp a record with any 64 bits, and Redis takes no more than 63 of an expiry."""
+    over = of(record("incidents", dismissed(incident()).encode(), timestamp=stamp), NAMES, ())
+    assert over.values[2:4] == (str(shown), str(shown + EXPIRY_MS))
+
+
 def test_evidence_alone_is_no_transition() -> None:
     """Its record has a version of its own, and adds no line to the log."""
     more = incident().model_copy(update={"version": 2})
