@@ -134,7 +134,7 @@ def _model(record: Record, place: str, names: Keys, release_keys: Sequence[Publi
         "digest": statement.digest,
         "epoch": str(statement.epoch),
         "state": "active",
-        "since": str(record.timestamp),
+        "since": str(_stamp(record)),
     }
     return Change(
         "model",

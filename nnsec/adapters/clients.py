@@ -173,6 +173,12 @@ async def closed(client: Any) -> None:
         await (client.close() if hasattr(client, "close") else client.stop())
     except (KafkaError, OSError) as error:
         logger.info("closing a client: %s", error)
+    except asyncio.CancelledError:
+        # aiokafka passes on that it cancelled a task of its own, as when the broker is dead.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        logger.info("closing a client: a request was given up")
 
 
 def _ssl_context(kafka: Kafka) -> ssl.SSLContext:

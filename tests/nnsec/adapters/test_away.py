@@ -168,6 +168,25 @@ async def test_closing_does_not_mind_an_absent_broker() -> None:
     assert ended == ["closed"]
 
 
+async def test_closing_ends_with_what_a_client_cancels_itself() -> None:
+    """But not with a cancellation from outside: who asked for it must see it."""
+    stopping = asyncio.Event()
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async def endless() -> None:
+        stopping.set()
+        await asyncio.Event().wait()
+
+    await closed(SimpleNamespace(stop=cancelled))
+    task = asyncio.create_task(closed(SimpleNamespace(stop=endless)))
+    await stopping.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_a_real_refusal_is_waited_for() -> None:
     """Nobody listens on port 1: the start goes on until it is given up."""
     found = Publisher(ELSEWHERE)
