@@ -19,6 +19,8 @@ KNOWN = frozenset(
     }
 )  # fmt: skip
 """The headers that are read; all others are passed over."""
+UNREADABLE = "nnsec-unreadable"
+"""Of a record that stands for what could not be read: why. Nobody else may write it."""
 TRACE = ("traceparent", "tracestate")
 MAX_TRACE = 512
 """Bytes of a trace header that is copied; W3C's Trace Context asks for no more of who passes it on.
@@ -38,7 +40,8 @@ def read(headers: Headers, *, limit: int, also: str = "") -> Mapping[str, str]:
     Raises
     ------
     SchemaError
-        For too many, a known one twice, null, or not UTF-8; the field is its name.
+        For too many, a known one twice, null, or not UTF-8; the field is its name. And for a record
+        that stands for what could not be read.
     """
     if len(headers) > limit:
         raise SchemaError(
@@ -48,6 +51,8 @@ def read(headers: Headers, *, limit: int, also: str = "") -> Mapping[str, str]:
     also = also.lower()
     for name, value in headers:
         lower = name.lower()
+        if lower == UNREADABLE:
+            raise SchemaError((value or b"").decode("utf-8", "replace")[:200], field=lower)
         if lower not in KNOWN and lower != also:
             continue
         if lower in found:

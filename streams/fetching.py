@@ -16,6 +16,7 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from nnsec.adapters.batches import TAKEN_BYTES
 from nnsec.adapters.clients import connected, outage
 from streams.intake import Where
 
@@ -164,8 +165,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """
         fetcher: Any = self._ensure_consumer()._fetcher  # noqa: SLF001
         found: dict[Any, list[Any]] = {}
+        size = 0
         for tp in [tp for tp in fetcher._records if tp in active]:  # noqa: SLF001
-            fetched = isinstance(fetcher._records[tp], FetchResult)  # noqa: SLF001
+            # To the end: what is left of one partition must not go before all others again.
+            result = fetcher._records[tp] = fetcher._records.pop(tp)  # noqa: SLF001
+            fetched = isinstance(result, FetchResult)
             part: list[Any] = []
             try:
                 while tp in fetcher._records and limit:  # noqa: SLF001
@@ -189,7 +193,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                     self._careful.add(tp)
             if part:
                 found[tp] = part
-            if not limit:
+                size += sum([len(message.value or b"") for message in part])
+            if not limit or size >= TAKEN_BYTES:
                 break
         return found
 

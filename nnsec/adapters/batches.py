@@ -7,32 +7,30 @@ reads no record of a batch in which one breaks its rules; a broker takes both fr
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cramjam
-import numpy as np
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from aiokafka.record.util import decode_varint
 
-OPENED_BYTES = 32 * 1024 * 1024
-"""Bytes that the records of a batch may have, decompressed."""
-UNREADABLE = "nnsec-unreadable"
-"""Header of a record that stands for what could not be read; it says why."""
+from nnsec.adapters.compression import (
+    BEFORE_LENGTH,
+    HEAD,
+    LENGTH_AT,
+    OPENED_BYTES,
+    decompressed,
+)
+from schemas.headers import UNREADABLE
 
-_HEAD = struct.Struct(">qiibIhiqqqhii")
-"""Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and largest
-timestamp, producer's id and epoch, base sequence, number of records."""
+TAKEN_BYTES = 8 * 1024 * 1024
+"""Bytes of keys and values from which on no more records are taken of a partition at a time."""
+
 _MAGIC = 2
-_LENGTH_AT, _MAGIC_AT, _ATTRIBUTES_AT = 8, 16, 21
-_BEFORE_LENGTH = 12
-_CODEC, _BY_BROKER = 0x07, 0x08
-_OTHER_CODECS: Mapping[int, Any] = {1: cramjam.gzip, 3: cramjam.lz4, 4: cramjam.zstd}
-_SNAPPY = 2
-_XERIAL = b"\x82SNAPPY\x00"
-_XERIAL_HEAD = 16
+_MAGIC_AT = 16
+_BY_BROKER = 0x08
 
 
 class Records:
@@ -68,7 +66,7 @@ class Records:
         if end is None:
             return None
         raw, self._at = self._data[self._at : end], end
-        if len(raw) < _HEAD.size or raw[_MAGIC_AT] != _MAGIC:
+        if len(raw) < HEAD.size or raw[_MAGIC_AT] != _MAGIC:
             raise CorruptRecordException(
                 f"{len(raw)} bytes that are no batch of Kafka 0.11 or later"
             )
@@ -76,10 +74,10 @@ class Records:
         return whole if whole.is_control_batch else Batch(raw, whole)
 
     def _end(self) -> int | None:
-        if self._at + _BEFORE_LENGTH > len(self._data):
+        if self._at + BEFORE_LENGTH > len(self._data):
             return None
-        (length,) = struct.unpack_from(">i", self._data, self._at + _LENGTH_AT)
-        end = self._at + _BEFORE_LENGTH + max(int(length), 0)
+        (length,) = struct.unpack_from(">i", self._data, self._at + LENGTH_AT)
+        end = self._at + BEFORE_LENGTH + max(int(length), 0)
         return end if end <= len(self._data) else None
 
 
@@ -110,10 +108,10 @@ class Batch:
 
     def __iter__(self) -> Iterator[DefaultRecord]:
         try:
-            plain = _plain(self._raw)
+            plain = decompressed(self._raw)
         except (ValueError, cramjam.DecompressionError) as error:
             why = f"a batch that does not open within {OPENED_BYTES} bytes: {error}"
-            yield self._rest(bytes(self._raw[_HEAD.size :]), why)
+            yield self._rest(bytes(self._raw[HEAD.size :]), why)
             return
         count = 0
         try:
@@ -123,19 +121,27 @@ class Batch:
         except Exception:  # noqa: BLE001 - aiokafka raises many kinds, SystemError among them
             yield from self._one_by_one(plain or bytes(self._raw), count)
 
+    def _fits(self, offset: int, last: int, behind: int) -> bool:
+        """Whether an offset is above the last one, and leaves a place for each record behind it."""
+        return last < offset < self.next_offset - behind
+
     def _quickly(self, plain: bytes) -> Iterator[DefaultRecord]:
         """Let aiokafka read them; raises where it would not read what Kafka's own client does."""
-        _check_attributes(plain or self._raw)
+        behind = _check_attributes(plain or self._raw)
         last = self.base_offset - 1
         for record in DefaultRecordBatch(plain) if plain else self._whole:
-            if not last < record.offset < self.next_offset:
+            behind -= 1
+            if not self._fits(record.offset, last, behind):
                 raise ValueError(f"offset {record.offset}")
             last = record.offset
             yield record
 
     def _one_by_one(self, plain: bytes, done: int) -> Iterator[DefaultRecord]:
         """Read on as Kafka's own client does; by their lengths, so that each is judged alone."""
-        many, at, offset = _HEAD.unpack_from(plain)[-1], _HEAD.size, self.base_offset - 1
+        many, at, offset = HEAD.unpack_from(plain)[-1], HEAD.size, self.base_offset - 1
+        if many > self.next_offset - self.base_offset:
+            yield self._rest(plain[at:], f"{many} records in fewer offsets")
+            return
         for number in range(many):
             try:
                 length, start = decode_varint(plain, at)
@@ -148,7 +154,7 @@ class Batch:
             body = plain[start:at]
             try:
                 record = self._record(body)
-                if not offset < record.offset < self.next_offset:
+                if not self._fits(record.offset, offset, many - number - 1):
                     raise ValueError(f"offset {record.offset}")  # noqa: TRY301
             except (ValueError, IndexError) as error:
                 record = self._unread(offset + 1, body, f"a record that breaks the rules: {error}")
@@ -192,74 +198,26 @@ class Batch:
         return DefaultRecord(offset, self._whole.max_timestamp, int(by_broker), None, body, said)
 
 
-def _plain(raw: memoryview) -> bytes:
-    """Decompress a batch; its checksum is not right any more. Empty if it is not compressed.
+def _check_attributes(plain: bytes | memoryview) -> int:
+    """Count the records of a batch.
 
     Raises
     ------
-    ValueError, cramjam.DecompressionError
-        If it cannot be decompressed, or to more than `OPENED_BYTES`.
+    ValueError
+        If aiokafka would take a record's attributes for more than one byte: then it would see other
+        records than everybody else does.
     """
-    (attributes,) = struct.unpack_from(">h", raw, _ATTRIBUTES_AT)
-    codec, payload = attributes & _CODEC, raw[_HEAD.size :]
-    if not codec:
-        return b""
-    if codec == _SNAPPY:
-        body = b"".join(_snappy(bytes(payload)))
-    elif codec in _OTHER_CODECS:
-        room = np.empty(OPENED_BYTES, np.uint8)  # takes memory only where it is written to
-        body = room[: _OTHER_CODECS[codec].decompress_into(payload, room)].tobytes()
-    else:
-        raise ValueError(f"codec {codec}")
-    head = bytearray(raw[: _HEAD.size])
-    struct.pack_into(">i", head, _LENGTH_AT, _HEAD.size - _BEFORE_LENGTH + len(body))
-    struct.pack_into(">h", head, _ATTRIBUTES_AT, attributes & ~_CODEC)
-    return bytes(head) + body
-
-
-def _check_attributes(plain: bytes | memoryview) -> None:
-    """Raise ValueError if aiokafka would take a record's attributes for more than one byte.
-
-    Then it would see other records than everybody else does.
-    """
-    many, at = _HEAD.unpack_from(plain)[-1], _HEAD.size
+    many, at = HEAD.unpack_from(plain)[-1], HEAD.size
     for _ in range(many):
         length = plain[at]
         if length < 0x80:
-            length, at = length >> 1, at + 1
+            length, at = (length >> 1) ^ -(length & 1), at + 1
         else:
             length, at = decode_varint(plain, at)
-        if plain[at] >= 0x80:
-            raise ValueError(f"attributes {plain[at]}")
+        if length < 0 or plain[at] >= 0x80:
+            raise ValueError(f"a record of {length} bytes, attributes {plain[at]}")
         at += length
-
-
-def _snappy(payload: bytes) -> Iterator[bytes]:
-    """Decompress blocks, each behind its length, as Java writes them; or a single one without."""
-    room = OPENED_BYTES
-    for block in _blocks(payload):
-        size = cramjam.snappy.decompress_raw_len(block)
-        if size > room:
-            raise ValueError(f"more than {OPENED_BYTES} bytes")
-        room -= size
-        yield bytes(cramjam.snappy.decompress_raw(block))
-
-
-def _blocks(payload: bytes) -> Iterator[bytes]:
-    if not payload.startswith(_XERIAL):
-        yield payload
-        return
-    at = _XERIAL_HEAD
-    while at < len(payload):
-        try:
-            (size,) = struct.unpack_from(">i", payload, at)
-        except struct.error as error:
-            raise ValueError("a block without a length") from error
-        at += 4
-        if not 0 <= size <= len(payload) - at:
-            raise ValueError(f"a block of {size} bytes")
-        yield payload[at : at + size]
-        at += size
+    return int(many)
 
 
 def _bytes(body: bytes, at: int) -> tuple[bytes | None, int]:
@@ -272,6 +230,29 @@ def _bytes(body: bytes, at: int) -> tuple[bytes | None, int]:
     return body[at : at + length], at + length
 
 
+class Fetched(fetcher.FetchResult):  # type: ignore[misc] # aiokafka has no types here
+    """What was fetched of a partition; it may hold a thousand batches that open to 32 MiB each."""
+
+    _partition_records: Any
+
+    def getall(self, max_records: int | None = None) -> list[Any]:
+        """Take records, as aiokafka does, but only until they have `TAKEN_BYTES`."""
+        found: list[Any] = []
+        if not self.check_assignment(self._topic_partition) or not self.has_more():
+            return found
+        size = 0
+        for record in self._partition_records:
+            found.append(record)
+            size += len(record.key or b"") + len(record.value or b"")
+            if len(found) == max_records or size >= TAKEN_BYTES:
+                self._update_position()
+                return found
+        self._update_position()
+        self._partition_records = None
+        return found
+
+
 def install() -> None:
     """Have all consumers of this process read so."""
     fetcher.MemoryRecords = Records
+    fetcher.FetchResult = Fetched

@@ -33,6 +33,13 @@ def test_a_header_at_fault_is_named(sent: headers.Headers, field: str) -> None:
     assert caught.value.field == field
 
 
+def test_what_could_not_be_read_is_refused_for_its_reason() -> None:
+    """Its bytes may look like an input, and are none."""
+    with pytest.raises(SchemaError, match="a record that breaks the rules") as caught:
+        headers.read([("NNSec-Unreadable", b"a record that breaks the rules")], limit=9)
+    assert caught.value.field == headers.UNREADABLE
+
+
 def test_our_events_are_cloudevents() -> None:
     """What we write names type, source, id and time, and what we read back is the same."""
     time = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)

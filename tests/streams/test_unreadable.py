@@ -12,8 +12,9 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.record.util import calc_crc32c
 
 from nnsec.adapters import kafka
-from nnsec.adapters.batches import OPENED_BYTES, UNREADABLE
+from nnsec.adapters.compression import OPENED_BYTES
 from nnsec.settings import Settings
+from schemas.headers import UNREADABLE
 from streams.runtime import Runtime
 from tests.nnsec.adapters.test_batches import packed, record
 from tests.streams.echo import TOPIC, WAIT, Echo, echoed, member, numbers, send, until
@@ -69,14 +70,16 @@ async def test_odd_records_are_records(apache: Settings) -> None:
             apache, 2,
             Raw([line(b"one", 0), line(b"two", 1, name=b"\xff\xfe"), line(b"three", 2)]),
             Raw([line(b"four", 0, attributes=0x80), line(b"five", 1)]),
-            Raw([line(b"six", 0), line(b"seven", 900), line(b"eight", 2)]),
+            Raw([line(b"six", 0), line(b"seven", 900), line(b"eight", 1)]),
         )  # fmt: skip
         sent = await send(apache, numbers(40))
         found = set(await echoed(apache, 48))
-    words = {b"one", b"two", b"three", b"four", b"five", b"six", b"eight"}
+    words = {b"one", b"two", b"three", b"four", b"five", b"six"}
     assert words | set(sent) <= found
-    (odd,) = found - words - set(sent)
-    assert b"seven" in odd
+    odd = found - words - set(sent)
+    assert sorted(word for one in odd for word in (b"seven", b"eight") if word in one) == [
+        b"eight", b"seven",
+    ]  # fmt: skip
     async with kafka.Positions(apache, "echo", (TOPIC,)) as positions:
         assert (await positions.read())[TOPIC, 2].committed == 18
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import cramjam
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecord, DefaultRecordBatchBuilder
@@ -17,7 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnsec.adapters import clients
-from nnsec.adapters.batches import OPENED_BYTES, UNREADABLE, Records
+from nnsec.adapters.batches import TAKEN_BYTES, Fetched, Records
+from nnsec.adapters.compression import OPENED_BYTES
+from schemas.headers import UNREADABLE
 
 HEAD = 61
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -184,6 +189,70 @@ def test_records_without_an_end_are_one() -> None:
     assert b"records without an end" in (dict(rest.headers)[UNREADABLE] or b"")
 
 
+@pytest.mark.parametrize(
+    "deltas", [(0, 2, 2), (3, 0, 0, 0), (2, 1, 0), (9, 9), (0, -1, 5)], ids=str
+)
+def test_no_record_takes_a_place_behind_its_batch(deltas: tuple[int, ...]) -> None:
+    """Else what others wrote there would count as read."""
+    raw = b"".join(record(PLAIN, delta) for delta in deltas)
+    found = [r.offset for r in read(packed(raw, len(deltas)))]
+    assert len(found) == len(deltas)
+    assert found == sorted(set(found))
+    assert found[-1] < 100 + len(deltas)
+
+
+def test_records_without_a_place_each_are_one() -> None:
+    """More records than offsets: no reader could tell them apart."""
+    raw = bytearray(packed(record(PLAIN, 0) * 9, 9))
+    struct.pack_into(">i", raw, 23, 3)
+    (one,) = read(bytes(raw))
+    assert one.offset == 103
+    assert b"9 records in fewer offsets" in (dict(one.headers)[UNREADABLE] or b"")
+
+
+def test_a_record_of_less_than_nothing_is_not_walked_back_over() -> None:
+    """65 bytes that claim two thousand million records cost next to nothing."""
+    raw = bytearray(packed(b"\x03\x00\x00\x00", 1))
+    struct.pack_into(">i", raw, 23, 2**31 - 2)
+    struct.pack_into(">i", raw, 57, 2**31 - 1)
+    began = time.process_time()
+    (one,) = read(bytes(raw))
+    assert b"records without an end" in (dict(one.headers)[UNREADABLE] or b"")
+    assert time.process_time() - began < 1.0
+
+
+def test_no_more_is_opened_than_is_taken() -> None:
+    """A fetch may hold a thousand batches that open to 32 MiB each: they come one by one."""
+    large = built([(None, bytes(TAKEN_BYTES), [])], 4)
+    assignment = SimpleNamespace(active=True, state_value=lambda _: state)
+    state = SimpleNamespace(paused=False, position=0)
+    state.consumed_to = lambda offset: setattr(state, "position", offset)
+    batches = b"".join(struct.pack(">q", n) + large[8:] for n in range(40))
+    tp = TopicPartition("t", 0)
+    part = fetcher.PartitionRecords(tp, Records(batches), None, 0, None, None, True, 0)
+    fetched = Fetched(tp, assignment=assignment, partition_records=part, backoff=0)
+    for number in range(40):
+        (one,) = fetched.getall(512)
+        assert one.offset == number
+        assert fetched.has_more()
+    assert fetched.getall(512) == []
+    assert not fetched.has_more()
+
+
+def test_small_records_are_taken_as_many_as_asked_for() -> None:
+    """As aiokafka does."""
+    assignment = SimpleNamespace(active=True, state_value=lambda _: state)
+    state = SimpleNamespace(paused=False, position=0, consumed_to=lambda offset: None)
+    tp = TopicPartition("t", 0)
+    records = Records(built(ONE * 50))
+    part = fetcher.PartitionRecords(tp, records, None, 0, None, None, False, 0)
+    fetched = Fetched(tp, assignment=assignment, partition_records=part, backoff=0)
+    assert len(fetched.getall(100)) == 100
+    state.position = 100
+    assert len(fetched.getall()) == 50
+    assert not fetched.has_more()
+
+
 def test_a_time_by_the_broker_is_of_all_records() -> None:
     """Also of those that are read one by one."""
     raw = bytearray(packed(record(PLAIN, 0, 0x80), 1))
@@ -223,5 +292,8 @@ def test_whatever_a_producer_writes_is_read_to_its_end(
         raw[HEAD + at % (len(raw) - HEAD)] = value
     found = read(bytes(raw) + built([(b"k", b"behind", [])]))
     assert found[-1].value == b"behind"
+    offsets = [r.offset for r in found[:-1]]
+    assert offsets == sorted(set(offsets))
+    assert all(100 <= offset < 100 + len(ONE) for offset in offsets)
     if all(UNREADABLE not in dict(r.headers) for r in found):
         assert len(found) == len(ONE) + 1
