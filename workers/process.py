@@ -120,42 +120,44 @@ async def _declared(
         for task in (declaring, stopped):
             task.cancel()
         await asyncio.gather(declaring, stopped, return_exceptions=True)
-    async with reader(settings, ()) as consumer:
-        place = TopicPartition(kafka.topic_name(settings, "meta"), 0)
-        asking = asyncio.create_task(_ask(consumer, place))
-        process.problem("the broker")
-        try:
-            await work(process)
-        finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+    asking = asyncio.create_task(_ask(settings))
+    process.problem("the broker")
+    try:
+        await work(process)
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
-async def _ask(consumer: AIOKafkaConsumer, place: TopicPartition) -> None:
+async def _ask(settings: Settings) -> None:
     """Ask the broker now and then: while it is away, reading says nothing."""
+    place = TopicPartition(kafka.topic_name(settings, "meta"), 0)
     while True:
         try:
-            await answered(consumer.end_offsets([place]))
+            async with reader(settings, ()) as consumer:
+                while True:
+                    await answered(consumer.end_offsets([place]))
+                    kafka.outage.back()
+                    await asyncio.sleep(ASK_EVERY)
         except KafkaError as error:
-            kafka.outage.away(error)
-        else:
-            kafka.outage.back()
+            kafka.outage.away(error)  # and over a new connection: the old one may be dead
         await asyncio.sleep(ASK_EVERY)
 
 
-async def answered(call: Awaitable[T]) -> T:
+async def answered(call: Awaitable[T], seconds: float | None = None) -> T:
     """What Kafka answers.
 
     Raises
     ------
     KafkaError
-        Also if it does not answer within `PATIENCE`.
+        Also if it does not answer within so long, by default `PATIENCE`.
     """
+    seconds = PATIENCE if seconds is None else seconds
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(seconds):
             return await call
     except TimeoutError as error:
-        raise KafkaTimeoutError(f"no answer within {PATIENCE:g} s") from error
+        raise KafkaTimeoutError(f"no answer within {seconds:g} s") from error
 
 
 async def _until_stopped(settings: Settings, process: Process, work: Awaitable[None]) -> int:

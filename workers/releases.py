@@ -62,7 +62,7 @@ async def release(
             "[trust] release_keys, so no worker would believe it; add its .pub file there"
         )
     logs = await kafka.declare(settings, now=now())
-    standing = await _standing(settings, model, trusted)
+    standing, _ = await _standing(settings, model, trusted)
     for _ in range(TRIES):
         epoch = standing.epoch + 1
         async with kafka.publisher(settings) as publish:
@@ -76,11 +76,8 @@ async def release(
                 about = headers.event_headers("model", id=str(name), source_role=ROLE, time=issued)
                 envelope = statements.sign_statement(said, key)
                 await publish(Out("models", envelope, model.encode(), about))
-        standing = await _standing(settings, model, trusted)
-        active, wanted = standing.activated, (epoch, version, digest)
-        if active and (
-            active.epoch > epoch or (active.epoch, active.version, active.digest) == wanted
-        ):
+        standing, counted = await _standing(settings, model, trusted, envelope)
+        if counted:
             return said
     raise TransientError(
         f"{model}/{version} is not released: {TRIES} times its statements reached the log after "
@@ -89,7 +86,12 @@ async def release(
     )
 
 
-async def _standing(settings: Settings, model: str, trusted: Sequence[PublicKey]) -> Standing:
-    """What holds for the model, as the log says it to its end."""
+async def _standing(
+    settings: Settings, model: str, trusted: Sequence[PublicKey], envelope: bytes = b""
+) -> tuple[Standing, bool]:
+    """What holds for the model, as the log says it to its end, and whether an envelope counted."""
     records = [record async for record in kafka.read_to_end(settings, ("models",))]
-    return statements.fold(records, trusted).models.get(model, Standing())
+    folded = statements.fold(records, trusted)
+    ignored = {one.index for one in folded.ignored}
+    counted = any(r.value == envelope for i, r in enumerate(records) if i not in ignored)
+    return folded.models.get(model, Standing()), counted

@@ -127,16 +127,16 @@ async def _post(url: str, envelope: bytes, facts: dict[str, str]) -> bytes:
         if answer.status != 200:
             text = " ".join(body.decode("utf-8", "replace").split())[:200]
             raise HookFailed(f"it answers {answer.status} {answer.reason}: {text}")
+        if len(body) > MAX_ANSWER:
+            raise HookFailed(f"its answer is longer than {MAX_ANSWER} bytes")
         return body
 
 
 async def _body(content: aiohttp.StreamReader) -> bytes:
-    """All of an answer: it comes in as many pieces as it likes."""
+    """All of an answer, which comes in as many pieces as it likes, or one byte more than it may."""
     body = b""
-    while piece := await content.read(MAX_ANSWER + 1 - len(body)):
+    while len(body) <= MAX_ANSWER and (piece := await content.read(MAX_ANSWER + 1 - len(body))):
         body += piece
-        if len(body) > MAX_ANSWER:
-            raise HookFailed(f"its answer is longer than {MAX_ANSWER} bytes")
     return body
 
 

@@ -31,7 +31,7 @@ TIMEOUT = 5.0
 """Seconds until an answer is overdue."""
 NO_URL = (
     "[redis] url is none that can be used: it is redis://[[user]:password@]host[:port][/number], "
-    "where / # ? @ : and % in user and password are percent-encoded (@ is %40)"
+    "where / # ? @ : and % in user, password and query are percent-encoded (@ is %40)"
 )
 
 _SIGNS = ("WRONGTYPE", "value is not an integer", "would overflow")
@@ -119,7 +119,7 @@ async def connect(settings: Settings) -> AsyncIterator[redis.Redis]:
         raise ConfigError("[redis] url is 'embedded', which only `nnsec up` starts; name a URL")
     try:
         parts = urlsplit(url)
-        if parts.scheme != "unix" and "@" in url and "@" not in parts.netloc:
+        if parts.scheme != "unix" and "@" in url.partition(parts.netloc)[2]:
             raise ValueError  # noqa: TRY301 - cut within a password, which would be host and port
         client: redis.Redis = redis.Redis.from_url(
             url,

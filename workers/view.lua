@@ -1,4 +1,4 @@
--- One change of the view, whole or not at all: check the place, check the version, write, and
+-- One change of the view: check the place, check the version, write, and
 -- record the place.
 --
 -- KEYS  1 positions   2… what the operation writes
@@ -12,7 +12,6 @@ local at = redis.call('HGET', KEYS[1], ARGV[2])
 if not at then return -1 end
 if at ~= ARGV[3] then return -2 end
 if tonumber(ARGV[4]) <= tonumber(at) then return 0 end
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[4])
 
 local function newer(key, field, value)
   local known = tonumber(redis.call('HGET', key, field) or '')
@@ -78,11 +77,14 @@ function operation.source()
   return 1
 end
 
--- Have a source of which only counts are known go when the log holds nothing of it any more.
+-- Have a source of which only counts are known go when the log holds nothing of it any more. Not
+-- before a day is over: a replay reads old records at once, and they must add up.
 local function keep(key, expiry)
   local time, left = redis.call('TIME'), redis.call('PTTL', key)
-  if left < 0 or tonumber(expiry) > time[1] * 1000 + time[2] / 1000 + left then
-    redis.call('PEXPIREAT', key, expiry)
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local due = math.max(tonumber(expiry), now + 86400000)
+  if left < 0 or due > now + left then
+    redis.call('PEXPIREAT', key, string.format('%.0f', due))
   end
 end
 
@@ -126,4 +128,7 @@ function operation.skip()
   return 0
 end
 
-return operation[ARGV[1]]()
+-- Last: what Redis refuses has not been applied, whoever comes next.
+local answer = operation[ARGV[1]]()
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[4])
+return answer

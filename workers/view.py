@@ -33,6 +33,8 @@ LOOK_EVERY = 1.0
 """Seconds between two looks at whether the view is still there."""
 BEHIND = "the view does not show yet all that is in the log"
 POLL_MS = 200
+CONNECTING = 60.0
+"""Seconds for a whole topic to be read, over a connection of its own."""
 BATCH = 500
 COUNTED = 10_000
 """Sources that are counted in all partitions of a topic together: users choose their names."""
@@ -102,7 +104,7 @@ class View:
 
     async def _identities(self) -> dict[str, str]:
         """Field of the positions to the identity of the log that it is about."""
-        found = await process.answered(kafka.identities(self._settings))
+        found = await process.answered(kafka.identities(self._settings), CONNECTING)
         return {f"{topic}/log": str(found.get(topic, "")) for topic in TOPICS}
 
     async def clear(self) -> dict[str, int]:

@@ -37,8 +37,10 @@ class Files:
         try:
             self.fs, self.root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
+            # One cut at a wrong place shows a part of the password as its port.
+            why = "" if self._secrets and isinstance(error, ValueError) else f": {error}"
             raise ConfigError(
-                self.cleaned(f"[registry] url = {self.url!r} cannot be used: {error}")
+                self.cleaned(f"[registry] url = {self.url!r} cannot be used{why}")
             ) from None
         except Exception as error:
             raise self._away(self.url, error) from error

@@ -27,7 +27,7 @@ from nnsec.settings import Settings, parse
 from nnsec.trust import commands, keys, statements
 from schemas.revocation import Revocation
 from tests.conftest import MadeCheckpoint
-from workers import cli
+from workers import cli, releases
 from workers.releases import release
 
 NOWHERE = "127.0.0.1:1"
@@ -264,6 +264,34 @@ async def test_what_reached_the_log_too_late_is_released_anew(
     assert (active.epoch, active.version) == (said.epoch, said.version) == (1, 1)
     with pytest.raises(TransientError, match="digits/1 is not released: 3 times"):
         await release(given, model="digits", now=lambda: late, **wanted)
+
+
+async def test_what_others_overtook_is_released_anew(
+    online: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that serves now is not this one: two others came between its look and its word."""
+    key = keys.load_private(checkpoint.release_key)
+    trust = {"release_keys": [f"{checkpoint.release_key}.pub"]}
+    given = parse(online.model_dump() | {"trust": trust})
+    look, looks = releases._standing, 0
+
+    async def overtaken(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        found = await look(*args)
+        if looks == 1:
+            for version in (8, 9):
+                await release(given, model="digits", version=version, digest="9" * 64, key=key,
+                              reason="t")  # fmt: skip
+        return found
+
+    monkeypatch.setattr(releases, "_standing", overtaken)
+    said = await release(given, model="digits", version=1, digest=checkpoint.digest, key=key,
+                         reason="t")  # fmt: skip
+    records = [record async for record in kafka.read_to_end(online, ("models",))]
+    active = statements.fold(records, (key.public,)).models["digits"].activated
+    assert active is not None
+    assert (active.epoch, active.version) == (said.epoch, said.version) == (3, 1)
 
 
 def test_what_does_not_verify_is_not_released(

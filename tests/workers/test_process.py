@@ -12,8 +12,10 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 
 from nnsec.adapters import kafka
 from nnsec.adapters.probes import RUN_FOLDER
@@ -144,6 +146,36 @@ async def test_a_broker_that_falls_silent_is_noticed(
     said = [one.getMessage() for one in caplog.records]
     assert len([line for line in said if line.startswith("Kafka does not answer")]) == 1
     assert len([line for line in said if line.startswith("Kafka is back")]) == 1
+
+
+async def test_a_dead_connection_is_replaced(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else closes one over which nothing comes, and the process works all the same."""
+    monkeypatch.setattr(process, "ASK_EVERY", 0.05)
+    monkeypatch.setattr(process, "PATIENCE", 0.2)
+    ask, dead = AIOKafkaConsumer.end_offsets, []
+
+    async def hangs(consumer: Any, places: Any) -> Any:
+        if not consumer.subscription():  # it is the one that asks
+            dead.append(consumer)
+            if consumer is dead[0]:
+                await asyncio.Event().wait()
+        return await ask(consumer, places)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "end_offsets", hangs)
+
+    async def work(running: Process) -> None:
+        running.problem("start")
+        async with asyncio.timeout(10):
+            while kafka.outage.since is None:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+            while running.ready() or len(dead) < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        running.stop.set()
+
+    assert await process.run(settings, "view", work) == 0
+    assert dead.count(dead[0]) == 1
 
 
 def test_problems_are_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -114,6 +114,7 @@ async def test_a_server_that_recovers_is_asked_again() -> None:
         (200, "", "serves nothing"),
         (200, "{}", "serves nothing"),
         (302, "", "302"),
+        (502, "out of " + "order" * 20_000, "502 Bad Gateway: out of order"),
         (200, "[" * 30_000, "it answers that it serves"),
         (200, '{"digest": "a", "digest": "b"}', "it answers that it serves"),
         (200, '{"digest": NaN}', "it answers that it serves"),

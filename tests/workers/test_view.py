@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import re
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -256,6 +257,7 @@ async def test_statements_count_by_the_rule_of_the_workers(bench: Bench, tmp_pat
     [
         "redis://:s3cr3t/word@host:6379/0", "redis://user:s3cr3t#x@host", "redis://u:s3cr3t[@host",
         "redis://user:s3cr3t@host:63x9/0", "redis://:1234/s3cr3t@host", "redis://1234?s3cr3t@host",
+        "redis://:s3cr3t@x/word@host", "redis://u:s3cr3t@x#y@host", "redis://:s3@s3cr3t?x@host",
         "http://user:s3cr3t@host",
     ],
 )  # fmt: skip
@@ -497,6 +499,33 @@ async def test_only_so_many_sources_are_counted(
         monkeypatch.setattr(view, "BATCH", batch)
         await view.rebuild(bench.settings)
         assert await bench.everything() == shown
+
+
+async def test_old_records_add_up(bench: Bench) -> None:
+    """A log may hold what is older than a week; a replay reads all of it within a second."""
+    now, rows = int(time.time() * 1000), (("nnsec-rows", b"0"),)
+    kept = scripts.Scripts(bench.client, bench.names)
+    await kept.clear({"training.accepted/0": -1})
+    for offset in range(11):
+        stamp = now - (20 - offset) * 86_400_000
+        one = Record("training.accepted", 0, offset, stamp, b"s", b"x", rows)
+        change = changes.counts([one], bench.names, 100)
+        await kept.apply([change], {"training.accepted/0": offset - 1})
+    key = bench.names.source("s")
+    assert (await bench.hash(key))["accepted"] == "11"
+    assert 86_400 - 60 < await bench.client.ttl(key) <= 86_400
+
+
+async def test_what_redis_refuses_is_not_taken_for_applied(bench: Bench) -> None:
+    """Also where nobody can empty the view then, as without Kafka."""
+    kept = scripts.Scripts(bench.client, bench.names)
+    await kept.clear({"sources/0": -1})
+    await bench.client.set(bench.names.source("s"), "x")
+    said = Source(source="s", state="quarantined", reason="r", version=1, time=T0)
+    change = changes.of(Record("sources", 0, 0, 0, b"s", said.encode()), bench.names, ())
+    with pytest.raises(scripts.Refused):
+        await kept.apply([change], {"sources/0": -1})
+    assert scripts.offsets(await kept.stored()) == {"sources/0": -1}
 
 
 async def test_what_was_applied_is_not_applied_again(bench: Bench) -> None:

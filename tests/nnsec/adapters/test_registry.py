@@ -95,13 +95,14 @@ def test_no_message_shows_a_password(tmp_path: Path, monkeypatch: Any) -> None:
     note(lambda: registry.fetch("m", 2))
     note(lambda: registry.check_free("m", 1))
     note(lambda: Registry(secret.replace("memory", "none")))
+    note(lambda: Registry("ftp://user:se/cret@host/x"))
     monkeypatch.setattr("fsspec.core.url_to_fs", fails)
     note(lambda: Registry(secret))
     monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: fails())
     monkeypatch.setattr(registry._fs, "ls", fails)
     note(lambda: registry.list("m"))
-    assert len(texts) == 7
-    assert [text for text in texts if "ret" in text or "user" in text] == []
+    assert len(texts) == 8
+    assert [text for text in texts if "ret" in text or "user" in text or "'se'" in text] == []
 
 
 def test_an_address_that_connects_at_once_may_be_away() -> None:
