@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from nnsec.checkpoints.provenance import (
 from nnsec.settings import Input
 from schemas.outcome import Outcome
 from workers.words import counted
+
+NAMED = 3
+"""Sources that a message names at most."""
 
 logger = logging.getLogger(__name__)
 
@@ -157,22 +161,32 @@ class Curriculum:
         return sorted(found)
 
     def lesson(self, positions: Sequence[Position]) -> Lesson:
-        """Collect these rows, as far as one manifest can name them; the rest is for the next.
+        """Collect these rows.
 
         Parameters
         ----------
         positions:
-            From `fresh`; at least one.
+            At least one from `fresh`; no more than are `namable`, for a checkpoint to be signed.
         """
+        records: dict[tuple[int, int], list[int]] = {}
+        for _, partition, offset, row in positions:
+            records.setdefault((partition, offset), []).append(row)
         inputs, labels, batches = [], [], []
-        for (log, partition, offset), rows in _namable(positions).items():
+        for (partition, offset), rows in records.items():
             known, y, x = self._open(self._taken[partition, offset])
             index = np.searchsorted(known, rows)
             x, y = x[index], y[index]
             inputs.append(x)
             labels.append(y)
-            batches.append(batch(log, partition, offset, rows, x, y))
+            batches.append(batch(self._log, partition, offset, rows, x, y))
         return Lesson(np.concatenate(inputs), np.concatenate(labels), tuple(batches))
+
+    def senders(self, positions: Iterable[Position]) -> str:
+        """The sources that most of these rows are of, and how many, for a message."""
+        rows = Counter(self._taken[position[1:3]].source for position in positions)
+        named = ", ".join(f"{source!r} ({n:,})" for source, n in rows.most_common(NAMED))
+        more = len(rows) - NAMED
+        return named if more <= 0 else f"{named} and {counted(more, 'other')}"
 
     def _open(self, taken: _Taken) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
         """(n,) row numbers, ascending; (n,) labels; (n, *shape) inputs."""
@@ -182,22 +196,23 @@ class Curriculum:
         return rows, labels, np.frombuffer(taken.data, dtype, offset=16 * n).reshape(n, *shape)
 
 
-def _namable(positions: Sequence[Position]) -> dict[tuple[UUID, int, int], list[int]]:
-    """Rows by record, the first ones: each record costs its exclusions, and one for its range."""
+def namable(positions: Sequence[Position]) -> list[Position]:
+    """What one manifest can name of these, in their order; the rest is for another lesson.
+
+    A record costs its exclusions, and one for its range. What costs least for each of its rows
+    comes first: a record of which only a late row was accepted must not keep all others out.
+    """
     records: dict[tuple[UUID, int, int], list[int]] = {}
     for log, partition, offset, row in positions:
         records.setdefault((log, partition, offset), []).append(row)
-    cost = 0
-    found: dict[tuple[UUID, int, int], list[int]] = {}
-    for record, rows in records.items():
-        cost += 1 + left_out(rows)
-        if found and cost > MAX_EXCLUSIONS:
-            logger.warning(
-                "%s of this lesson wait for the next", counted(len(records) - len(found), "record")
-            )
-            break
-        found[record] = rows
-    return found
+    costs = {record: 1 + left_out(rows) for record, rows in records.items()}
+    left = MAX_EXCLUSIONS
+    taken = set()
+    for record in sorted(records, key=lambda one: (costs[one] / len(records[one]), one)):
+        if costs[record] <= left:
+            left -= costs[record]
+            taken.add(record)
+    return [position for position in positions if position[:3] in taken]
 
 
 class Known:

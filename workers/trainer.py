@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -29,7 +29,7 @@ from nnsec.checkpoints import (
     newest_clean,
     survey,
 )
-from nnsec.checkpoints.provenance import SAMPLES
+from nnsec.checkpoints.provenance import SAMPLES, Position
 from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings
 from nnsec.trust import keys
@@ -37,7 +37,7 @@ from nnsec.trust.commands import sign_command
 from schemas.command import Command
 from schemas.headers import event_headers
 from workers import process
-from workers.curriculum import Lesson, lineage
+from workers.curriculum import Curriculum, Lesson, lineage, namable
 from workers.fine_tuning import Refusals, Worse, check, fine_tune, weak
 from workers.told import ACCEPTED, TOPICS, Told
 
@@ -87,6 +87,7 @@ class Trainer:
         self._looked: dict[str, int] = {}
         self.refusals = Refusals(table.min_samples)
         self._weak: dict[str, str] = {}
+        self._scant: set[str] = set()
         self.told = Told(log, self._operator.public, settings.models)
 
     async def step(self, model: str, *, now: datetime, clock: float) -> Out | None:
@@ -149,6 +150,11 @@ class Trainer:
         )  # fmt: skip
         wanted = self._settings.trainer.min_samples
         logger.info("model %s: %d of %d new samples accepted", model, len(positions), wanted)
+        if len(positions) < wanted:
+            return None
+        fitting = await asyncio.to_thread(namable, positions)
+        self._say_scant(model, curriculum, positions, fits=len(fitting) >= wanted)
+        positions = fitting
         if len(positions) < wanted or not self.refusals.allows(model, parent, positions):
             return None
         lesson = await asyncio.to_thread(curriculum.lesson, positions)
@@ -160,6 +166,18 @@ class Trainer:
         self.refusals.clear(model)
         digest = Parent(version=made.version, digest=made.digest)
         return self._unasked(made.manifest, digest, now)
+
+    def _say_scant(
+        self, model: str, curriculum: Curriculum, positions: Sequence[Position], *, fits: bool
+    ) -> None:
+        """Say once that there is enough to learn from, but not enough that a manifest can name."""
+        if not fits and model not in self._scant:
+            logger.warning(
+                "model %s: nothing is trained: of the records of its new samples so few rows were "
+                "accepted that one manifest cannot name %d of them; most samples are of %s",
+                model, self._settings.trainer.min_samples, curriculum.senders(positions),
+            )  # fmt: skip
+        (self._scant.discard if fits else self._scant.add)(model)
 
     def _weak_ones(self, model: str, manifests: Mapping[int, Manifest]) -> Mapping[int, str]:
         """Checkpoints too weak to be trained on from; said whenever they change."""

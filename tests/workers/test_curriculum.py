@@ -26,7 +26,7 @@ from schemas.source import Source
 from schemas.training import Sample
 from tests.conftest import SPEC
 from tests.workers.stage import T0, command
-from workers.curriculum import Known, lineage
+from workers.curriculum import Known, lineage, namable
 from workers.told import Told
 
 LOG, OTHER = UUID(int=5), UUID(int=6)
@@ -183,9 +183,17 @@ def test_a_lesson_is_no_longer_than_a_manifest_can_name() -> None:
     far = (MAX_EXCLUSIONS // 2 - 10,)
     found = told(*(outcome(offset, far, labels=(1,)) for offset in range(5)))
     curriculum = found.curricula["digits"]
-    lesson = curriculum.lesson(curriculum.fresh((), classes=10))
+    lesson = curriculum.lesson(namable(curriculum.fresh((), classes=10)))
     assert [part.offset for part in lesson.batches] == [0, 1]
     assert len(lesson.x) == len(lesson.y) == gather(lesson.batches).rows == 2
+
+
+def test_records_of_which_little_was_accepted_keep_no_others_out() -> None:
+    """They come last, and one that does not fit is passed over, so that a lesson is not of them."""
+    late, half = (LOG, 0, 1, MAX_EXCLUSIONS - 1), (LOG, 0, 2, MAX_EXCLUSIONS // 2)
+    whole = [(LOG, 1, offset, row) for offset in range(30) for row in range(4)]
+    assert namable([late, half, *whole]) == [half, *whole]
+    assert namable([late]) == [late], "one record always fits"
 
 
 def test_what_is_revoked_is_not_learned() -> None:

@@ -53,15 +53,16 @@ def school(settings: Settings, checkpoint: MadeCheckpoint, tmp_path: Path) -> Se
 
 
 def samples(
-    checkpoint: MadeCheckpoint, offsets: range, source: str = "s1", log: UUID = LOG, first: int = 0
-) -> list[Out]:
+    checkpoint: MadeCheckpoint, offsets: range, source: str = "s1", log: UUID = LOG, first: int = 0,
+    row: int = 0,
+) -> list[Out]:  # fmt: skip
     """Accepted records of one held-out image each, as the screen writes them."""
     outs = []
     for offset in offsets:
         at = offset - first
         x, y = checkpoint.x[at : at + 1], checkpoint.y[at : at + 1]
         found = Outcome(
-            log=log, partition=0, offset=offset, rows=(0,), verdict="accepted", reasons=((),),
+            log=log, partition=0, offset=offset, rows=(row,), verdict="accepted", reasons=((),),
             sample=Sample("digits", f"r-{offset}", source, x, y, "binary"), version="1", time=NOW,
         )  # fmt: skip
         value, headers = encode_outcome(found)
@@ -204,6 +205,24 @@ async def test_what_a_lesson_made_worse_is_not_signed(
     assert manifest(school, 2).rows == 440
     assert len(orders) == 1
     assert said not in own.ready()
+
+
+async def test_a_lesson_that_no_manifest_can_name_is_not_cut_to_a_few_samples(
+    school: Settings, checkpoint: MadeCheckpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Late rows of large records are learned after all others, and not in lessons of five."""
+    trainer = Trainer(school, LOG)
+    tell(trainer, *samples(checkpoint, range(30), "bad", row=16_999))
+    for _ in range(2):
+        assert await trainer.step("digits", now=NOW, clock=LATER) is None
+        tell(trainer, *samples(checkpoint, range(30, 31), "bad", row=16_999))
+    (said,) = (line.message for line in caplog.records if line.levelname == "WARNING")
+    assert said.endswith("one manifest cannot name 20 of them; most samples are of 'bad' (30)")
+    assert Registry(school.registry.url).list("digits") == (1,)
+
+    tell(trainer, *samples(checkpoint, range(40, 140), "good"))
+    assert await trainer.step("digits", now=NOW, clock=LATER) is not None
+    assert [o for o in learned(manifest(school, 2)) if o >= 40] == list(range(40, 140))
 
 
 async def test_nothing_is_built_on_a_weak_checkpoint(
