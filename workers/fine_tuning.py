@@ -2,83 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from prometheus_client import Counter
 from torch import Tensor
 
 from nnsec import training
-from nnsec.checkpoints import Checkpoint, Manifest, Parent, reference
+from nnsec.checkpoints import Checkpoint, Manifest, reference
 from nnsec.checkpoints.loading import with_weights
 from nnsec.checkpoints.manifest import Metrics
 from nnsec.checkpoints.measuring import held_out, measure
-from nnsec.checkpoints.provenance import Position
 from nnsec.network import Network
 from nnsec.settings import ModelTable, Trainer
 from nnsec.splits import Splits
 from workers.curriculum import Lesson, lineage
 from workers.vault import MIN_ACCURACY
-from workers.words import counted
 
 BATCH = 64
 LEARNING_RATE = 1e-3
 ATTACK_STEPS = 7
 
-REFUSED = Counter("nnsec_refused_lessons", "Lessons that made the model worse", ["model"])
-
-logger = logging.getLogger(__name__)
-
 
 class Worse(Exception):  # noqa: N818 - no error: what was learned is thrown away
     """A lesson made the model worse; the message says by how much."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    parent: Parent
-    positions: frozenset[Position]
-    text: str
-
-
-class Refusals:
-    """Lessons that made a model worse, so as not to try them again as they are.
-
-    Parameters
-    ----------
-    n:
-        In how many samples another lesson differs.
-    """
-
-    def __init__(self, n: int) -> None:
-        self._n = n
-        self._last: dict[str, _Refusal] = {}
-
-    def text(self, model: str) -> str:
-        """Why the last lesson of a model was refused; empty if it was not."""
-        return self._last[model].text if model in self._last else ""
-
-    def note(self, model: str, reason: str, parent: Parent, positions: Sequence[Position]) -> None:
-        """Remember a lesson, say so as an error, and count it."""
-        further = counted(self._n, "further sample")
-        text = f"model {model}: {reason}; it is not signed, and not tried again before {further}"
-        logger.error("%s", text)
-        REFUSED.labels(model).inc()
-        self._last[model] = _Refusal(parent, frozenset(positions), text)
-
-    def clear(self, model: str) -> None:
-        """A lesson passed."""
-        self._last.pop(model, None)
-
-    def allows(self, model: str, parent: Parent, positions: Sequence[Position]) -> bool:
-        """Whether a lesson is for another parent than the one refused, or another lesson."""
-        last = self._last.get(model)
-        if last is None or last.parent != parent:
-            return True
-        return len(last.positions ^ frozenset(positions)) >= self._n
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,8 +2,8 @@
 
 It holds no state but what topics and the registry say, so it may be killed at any moment: what a
 checkpoint in the registry has learned is never learned twice, and one whose promotion was not asked
-for before the kill is asked for after it. A lesson that made the model worse is remembered until
-the process ends, and is tried once more by the next one.
+for before the kill is asked for after it. Lessons that made the model worse are remembered until
+the process ends, and are tried once more by the next one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -29,7 +29,7 @@ from nnsec.checkpoints import (
     newest_clean,
     survey,
 )
-from nnsec.checkpoints.provenance import SAMPLES, Position
+from nnsec.checkpoints.provenance import SAMPLES
 from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings
 from nnsec.trust import keys
@@ -37,8 +37,9 @@ from nnsec.trust.commands import sign_command
 from schemas.command import Command
 from schemas.headers import event_headers
 from workers import process
-from workers.curriculum import Curriculum, Lesson, lineage, namable
-from workers.fine_tuning import Refusals, Worse, check, fine_tune, weak
+from workers.curriculum import Lesson, lineage
+from workers.fine_tuning import Worse, check, fine_tune, weak
+from workers.refusals import Refusals
 from workers.told import ACCEPTED, TOPICS, Told
 
 CALM = 3.0
@@ -84,10 +85,9 @@ class Trainer:
         self._release = keys.load_private(table.release_key)
         self._trusted = tuple(keys.load_public(path) for path in settings.trust.release_keys)
         self._registry = Registry(settings.registry.url)
-        self._looked: dict[str, int] = {}
+        self._looked: dict[str, tuple[int, ...]] = {}
         self.refusals = Refusals(table.min_samples)
         self._weak: dict[str, str] = {}
-        self._scant: set[str] = set()
         self.told = Told(log, self._operator.public, settings.models)
 
     async def step(self, model: str, *, now: datetime, clock: float) -> Out | None:
@@ -116,9 +116,9 @@ class Trainer:
         Stopped
             If the process was asked to end during training.
         """
-        if self._looked.get(model) == self.told.changes or clock - self.told.revoked_at < CALM:
+        changes = (self.told.changes, self.refusals.count)
+        if self._looked.get(model) == changes or clock - self.told.revoked_at < CALM:
             return None
-        changes = self.told.changes
         found = await asyncio.to_thread(
             survey, self._registry, model, release_keys=self._trusted, now=now
         )
@@ -150,34 +150,20 @@ class Trainer:
         )  # fmt: skip
         wanted = self._settings.trainer.min_samples
         logger.info("model %s: %d of %d new samples accepted", model, len(positions), wanted)
-        if len(positions) < wanted:
-            return None
-        fitting = await asyncio.to_thread(namable, positions)
-        self._say_scant(model, curriculum, positions, fits=len(fitting) >= wanted)
-        positions = fitting
-        if len(positions) < wanted or not self.refusals.allows(model, parent, positions):
+        positions = await asyncio.to_thread(
+            self.refusals.choose, model, parent, positions, curriculum.senders
+        )
+        if not positions:
             return None
         lesson = await asyncio.to_thread(curriculum.lesson, positions)
         try:
             made = await asyncio.to_thread(self._train, model, parent, manifests, lesson, now)
         except Worse as worse:
-            self.refusals.note(model, str(worse), parent, positions)
+            self.refusals.note(model, str(worse), parent, positions, curriculum.senders)
             return None
-        self.refusals.clear(model)
-        digest = Parent(version=made.version, digest=made.digest)
-        return self._unasked(made.manifest, digest, now)
-
-    def _say_scant(
-        self, model: str, curriculum: Curriculum, positions: Sequence[Position], *, fits: bool
-    ) -> None:
-        """Say once that there is enough to learn from, but not enough that a manifest can name."""
-        if not fits and model not in self._scant:
-            logger.warning(
-                "model %s: nothing is trained: of the records of its new samples so few rows were "
-                "accepted that one manifest cannot name %d of them; most samples are of %s",
-                model, self._settings.trainer.min_samples, curriculum.senders(positions),
-            )  # fmt: skip
-        (self._scant.discard if fits else self._scant.add)(model)
+        own = Parent(version=made.version, digest=made.digest)
+        self.refusals.passed(model, own)
+        return self._unasked(made.manifest, own, now)
 
     def _weak_ones(self, model: str, manifests: Mapping[int, Manifest]) -> Mapping[int, str]:
         """Checkpoints too weak to be trained on from; said whenever they change."""

@@ -21,6 +21,7 @@ from nnsec.adapters.records import Out, Record
 from nnsec.adapters.registry import SIGNATURE, Registry
 from nnsec.checkpoints import Manifest, Parent, create
 from nnsec.checkpoints.manifest import MANIFEST
+from nnsec.checkpoints.provenance import Position
 from nnsec.errors import ConfigError, TransientError
 from nnsec.settings import Settings, parse
 from nnsec.trust import keys
@@ -33,6 +34,7 @@ from tests.conftest import MadeCheckpoint
 from tests.workers.field import Field
 from workers.curriculum import Curriculum
 from workers.process import Process
+from workers.refusals import Refusals
 from workers.trainer import CALM, Stopped, Trainer, _turn
 
 LOG = UUID(int=5)
@@ -179,7 +181,7 @@ async def test_a_lesson_of_one_class_makes_the_model_forget_no_other(
 async def test_what_a_lesson_made_worse_is_not_signed(
     school: Settings, checkpoint: MadeCheckpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor asked for, nor tried again until there is as much to learn that is new; it says so."""
+    """Nor asked for, nor tried again as it is; it says so. What else there is is learned alone."""
     trainer = Trainer(with_trainer(school, epochs=10), LOG)
     own, orders = Process("trainer"), []
 
@@ -191,6 +193,7 @@ async def test_what_a_lesson_made_worse_is_not_signed(
     assert Registry(school.registry.url).list("digits") == (1,)
     (said,) = (line.message for line in caplog.records if line.levelname == "ERROR")
     assert "a lesson took the accuracy on 279 held-out inputs from 0.961 to 0." in said
+    assert said.endswith("not signed, and its 40 samples are set aside; most are of 's1' (40)")
     assert own.ready()[-1] == said
 
     caplog.clear()
@@ -202,9 +205,76 @@ async def test_what_a_lesson_made_worse_is_not_signed(
 
     tell(trainer, *lesson(checkpoint, range(59, 440), range(10)))
     await _turn(own, trainer, "digits", publish)
-    assert manifest(school, 2).rows == 440
+    assert learned(manifest(school, 2)) == list(range(40, 440))
     assert len(orders) == 1
     assert said not in own.ready()
+
+
+async def test_a_refused_lesson_at_the_head_stops_no_other(
+    school: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a manifest cannot name more than was refused, what comes after is learned at once."""
+    monkeypatch.setattr("workers.curriculum.MAX_EXCLUSIONS", 40)
+    trainer = Trainer(with_trainer(school, epochs=10), LOG)
+    tell(trainer, *lesson(checkpoint, range(40), range(10), shift=1))
+    tell(trainer, *lesson(checkpoint, range(40, 80), range(10)))
+    assert await trainer.step("digits", now=NOW, clock=LATER) is None
+    assert await trainer.step("digits", now=NOW, clock=LATER) is not None
+    assert learned(manifest(school, 2)) == list(range(40, 80))
+
+
+async def test_a_refused_lesson_that_is_revoked_is_no_problem_any_more(
+    school: Settings, checkpoint: MadeCheckpoint
+) -> None:
+    """Nothing of it can be learned, so that the trainer is ready."""
+    trainer = Trainer(with_trainer(school, epochs=10), LOG)
+    own = Process("trainer")
+
+    async def publish(*_: Out) -> None:
+        raise AssertionError
+
+    tell(trainer, *lesson(checkpoint, range(40), range(10), shift=1))
+    await _turn(own, trainer, "digits", publish)
+    assert len(own.ready()) == 1
+    tell(trainer, revocation(*range(40)), clock=float("-inf"))
+    await _turn(own, trainer, "digits", publish)
+    assert own.ready() == ()
+
+
+def places(*parts: range) -> list[Position]:
+    return [(LOG, 0, offset, 0) for part in parts for offset in part]
+
+
+def test_what_was_refused_is_tried_again_when_it_is_another_lesson() -> None:
+    """With what was refused after it, or less one that was revoked; not after others passed."""
+    first, second = (Parent(version=version, digest=f"{version:064x}") for version in (1, 2))
+    refusals = Refusals(20)
+
+    def chosen(parent: Parent, *parts: range) -> list[Position]:
+        return refusals.choose("digits", parent, places(*parts), repr)
+
+    def refuse(parent: Parent, *parts: range) -> None:
+        assert chosen(parent, *parts) == places(*parts)
+        refusals.note("digits", "worse", parent, places(*parts), lambda _: "'s1' (1)")
+
+    refuse(first, range(20))
+    assert chosen(first, range(39)) == []
+    assert chosen(first, range(40)) == places(range(20, 40)), "further ones by themselves"
+    refusals.passed("digits", second)
+    assert refusals.text("digits") == ""
+    assert chosen(second, range(20)) == []
+
+    further = places(range(40, 60))
+    assert chosen(second, range(20), range(40, 60)) == further
+    refusals.note("digits", "worse", second, further, lambda _: "'s1' (1)")
+    refuse(second, range(20), range(40, 60))
+    assert chosen(second, range(20), range(40, 60)) == []
+
+    assert chosen(second, range(1, 20), range(40, 60)) == places(range(1, 20), range(40, 60))
+    assert refusals.text("digits") == ""
+
+    refuse(second, range(20))
+    assert chosen(first, range(20)) == places(range(20)), "another checkpoint to train on from"
 
 
 async def test_a_lesson_that_no_manifest_can_name_is_not_cut_to_a_few_samples(
