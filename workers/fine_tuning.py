@@ -19,6 +19,7 @@ from nnsec.settings import ModelTable, Trainer
 from nnsec.splits import Splits
 from workers.curriculum import Lesson, lineage
 from workers.vault import MIN_ACCURACY
+from workers.words import counted
 
 BATCH = 64
 LEARNING_RATE = 1e-3
@@ -169,3 +170,21 @@ def weak(manifests: Mapping[int, Manifest], loss: float) -> dict[int, str]:
         if one.metrics.clean_accuracy < needed:
             reasons[version] = f"accuracy {one.metrics.clean_accuracy:.3f}, {needed:.3f} is needed"
     return reasons
+
+
+def stuck(model: str, bad: Mapping[int, str], tainted: int) -> str:
+    """Say why no checkpoint of a model is trained on from, and what to do.
+
+    Parameters
+    ----------
+    bad:
+        From `weak`; the newest three are named.
+    tainted:
+        How many others there are.
+    """
+    reasons = [f"{version}: {reason}" for version, reason in sorted(bad.items())[-3:]]
+    reasons += [counted(tainted, "tainted one")] if tainted else []
+    return (
+        f"model {model} is not trained: none of its checkpoints may be trained on from "
+        f"({'; '.join(reasons)}); make a better one with nnsec checkpoint create"
+    )

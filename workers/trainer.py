@@ -38,12 +38,14 @@ from schemas.command import Command
 from schemas.headers import event_headers
 from workers import process
 from workers.curriculum import Lesson, lineage
-from workers.fine_tuning import Worse, check, fine_tune, weak
+from workers.fine_tuning import Worse, check, fine_tune, stuck, weak
 from workers.refusals import Refusals
 from workers.told import ACCEPTED, TOPICS, Told
 
 CALM = 3.0
 """Seconds without a new revocation before training: a quarantine revokes in several records."""
+LOOK = 60.0
+"""Seconds until a registry without a checkpoint that is good enough is looked at again."""
 TIDY = 600.0
 """Seconds from one look at what the topic has no longer to the next."""
 VALID = timedelta(hours=1)
@@ -87,6 +89,7 @@ class Trainer:
         self._registry = Registry(settings.registry.url)
         self._looked: dict[str, tuple[int, ...]] = {}
         self.refusals = Refusals(table.min_samples)
+        self.stuck: dict[str, str] = {}
         self._weak: dict[str, str] = {}
         self.told = Told(log, self._operator.public, settings.models)
 
@@ -116,7 +119,8 @@ class Trainer:
         Stopped
             If the process was asked to end during training.
         """
-        changes = (self.told.changes, self.refusals.count)
+        look = int(clock // LOOK) if model in self.stuck else 0
+        changes = (self.told.changes, self.refusals.count, look)
         if self._looked.get(model) == changes or clock - self.told.revoked_at < CALM:
             return None
         found = await asyncio.to_thread(
@@ -125,8 +129,11 @@ class Trainer:
         manifests = found.manifests
         bad = self._weak_ones(model, manifests)
         version = newest_clean(manifests, self.told.revoked, found.digests, exclude=bad)
+        self.stuck.pop(model, None)
         order = None
-        if version is None:
+        if version is None and manifests:
+            self.stuck[model] = stuck(model, bad, len(manifests) - len(bad))
+        elif version is None:
             logger.warning("model %s has no checkpoint to train on from", model)
         else:
             parent = Parent(version=version, digest=found.digests[version])
@@ -280,6 +287,7 @@ async def _turn(
     else:
         own.problem("the registry")
         own.problem(f"a better lesson of model {model}", trainer.refusals.text(model))
+        own.problem(f"a checkpoint of model {model} to train on from", trainer.stuck.get(model, ""))
         if order is not None:
             await publish(order)
             logger.info("model %s: asked to promote what was trained", model)

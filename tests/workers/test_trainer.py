@@ -35,7 +35,7 @@ from tests.workers.field import Field
 from workers.curriculum import Curriculum
 from workers.process import Process
 from workers.refusals import Refusals
-from workers.trainer import CALM, Stopped, Trainer, _turn
+from workers.trainer import CALM, LOOK, Stopped, Trainer, _turn
 
 LOG = UUID(int=5)
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -316,6 +316,40 @@ async def test_nothing_is_built_on_a_weak_checkpoint(
     assert parent is not None
     assert parent.version == 1
     assert "checkpoints not trained on from: 2: accuracy 0." in caplog.text
+
+
+async def test_a_model_without_a_good_checkpoint_is_a_problem(
+    school: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing says that it is trained no more; one that is made is found by and by."""
+    trainer, own = Trainer(school, LOG), Process("trainer")
+    now = [LOOK]
+    monkeypatch.setattr("workers.trainer.time.monotonic", lambda: now[0])
+
+    async def publish(*_: Out) -> None:
+        pass
+
+    tell(trainer, *samples(checkpoint, range(24)))
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.fine_tuning.MIN_ACCURACY", 0.97)
+        for _ in range(2):
+            await _turn(own, trainer, "digits", publish)
+    (said,) = own.ready()
+    assert said == (
+        "model digits is not trained: none of its checkpoints may be trained on from (1: accuracy "
+        "0.961, 0.970 is needed); make a better one with nnsec checkpoint create"
+    )
+    await _turn(own, trainer, "digits", publish)
+    assert own.ready() == (said,), "it is not looked for all the time"
+    now[0] += LOOK
+    await _turn(own, trainer, "digits", publish)
+    assert own.ready() == ()
+    assert manifest(school, 2).rows == 24
+
+    tell(trainer, *samples(checkpoint, range(24, 25)))
+    monkeypatch.setattr("workers.trainer.newest_clean", lambda *_, **__: None)
+    await _turn(own, trainer, "digits", publish)
+    assert "from (2 tainted ones)" in own.ready()[0]
 
 
 async def test_it_reads_on_while_it_looks_for_samples(
