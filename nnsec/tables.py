@@ -221,9 +221,10 @@ class Limits(Table):
 
     depth: Count = 32
     """Levels of JSON."""
-    rows: Count = 65_536
-    """Rows of a record. Inputs need room for their score too: with eight detectors and 1 MiB a
-    record, 17,100 rows fit in the binary encoding and 5,800 in JSON."""
+    rows: Annotated[int, Field(ge=1, le=100_000)] = 65_536
+    """Rows of a record, 100,000 at most: a checkpoint can name no row beyond. Inputs need room for
+    their score too: with eight detectors and 1 MiB a record, 17,100 rows fit in the binary encoding
+    and 5,800 in JSON."""
     headers: Count = 128
     """Headers of a record."""
     bytes: Count = 1024 * 1024

@@ -25,6 +25,8 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 8
 MAX_ROWS = 65_536
 """Rows of a record of ``training.samples``: what ``[limits] rows`` is unless it is changed."""
+MOST_ROWS = 100_000
+"""What ``[limits] rows`` may be at most: a manifest can name no row beyond."""
 MAX_REASONS = 64
 _INT32, _INT64 = 2**31 - 1, 2**63 - 1
 

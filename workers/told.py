@@ -14,14 +14,14 @@ from prometheus_client import Counter
 
 from nnsec.adapters.records import Record
 from nnsec.checkpoints import Revoked
-from nnsec.checkpoints.provenance import MAX_EXCLUSIONS, Position
+from nnsec.checkpoints.provenance import Position
 from nnsec.errors import SchemaError, TrustError
 from nnsec.settings import ModelTable
 from nnsec.trust.commands import open_command
 from nnsec.trust.keys import PublicKey
 from schemas.base import from_millis
 from schemas.inference import Expected, check_tensor
-from schemas.outcome import Outcome, decode_outcome
+from schemas.outcome import MOST_ROWS, Outcome, decode_outcome
 from schemas.revocation import Revocation
 from schemas.source import Source
 from schemas.training import check_labels
@@ -66,7 +66,7 @@ class Told:
         """Take in one record; what cannot be read is passed over with one line in the log."""
         try:
             if record.topic == ACCEPTED:
-                outcome = decode_outcome(record.value, record.headers)
+                outcome = decode_outcome(record.value, record.headers, max_rows=MOST_ROWS)
                 self._accept(outcome, (record.partition, record.offset))
             elif record.topic == "training.revocations":
                 self._revoked.apply(Revocation.decode(record.value))
@@ -107,8 +107,6 @@ class Told:
         takes = Expected(sample.model, spec.input.shape, spec.input.dtype, *spec.input.range)
         check_tensor(("input", DATATYPES[sample.x.dtype.name], sample.x), takes)
         check_labels(sample.labels, len(spec.classes) or None, field="label")
-        if max(outcome.rows) >= MAX_EXCLUSIONS or len(set(outcome.rows)) < len(outcome.rows):
-            raise SchemaError("rows are distinct, and no manifest names these", field="nnsec-rows")
         if sample.model not in self.curricula:
             self.curricula[sample.model] = Curriculum(self.log, spec.input)
         self.curricula[sample.model].accept(outcome, place)

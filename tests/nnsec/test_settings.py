@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from nnsec import settings
 from nnsec.errors import ConfigError
 from nnsec.settings import Settings, load, parse
+from schemas.outcome import MAX_ROWS, MOST_ROWS
 
 MODEL = {"architecture": "a:b", "input": {"shape": [1, 8, 8]}}
 
@@ -76,6 +77,7 @@ def test_variables_outrank_the_file(tmp_path: Path) -> None:
         ({"models": {"m": {**MODEL, "input": {"shape": [0]}}}}, "models.m.input.shape.0"),
         ({"kafka": {"commit_interval": 0}}, "kafka.commit_interval: .*greater than 0"),
         ({"limits": {"rows": "many"}}, "limits.rows: .*valid integer"),
+        ({"limits": {"rows": MOST_ROWS + 1}}, "limits.rows: .*less than or equal to 100000"),
         ({"kafka": {"security_protocol": "TLS"}}, "kafka.security_protocol: .*SASL_SSL"),
         ({"kafka": 3}, "kafka: .*dictionary or instance of Kafka"),
         ({"models": {"m": {"x": {"y": {}}}}}, "'models.m.x'"),
@@ -85,6 +87,12 @@ def test_a_wrong_key_or_value_is_named(values: dict[str, Any], message: str) -> 
     """The message names the key, and the nearest known one where the key is unknown."""
     with pytest.raises(ConfigError, match=message):
         parse(values)
+
+
+def test_as_many_rows_are_allowed_as_are_read_again() -> None:
+    """Of what the screens made of them; and by default as many as are read by default."""
+    assert parse({"limits": {"rows": MOST_ROWS}}).limits.rows == MOST_ROWS
+    assert parse({}).limits.rows == MAX_ROWS
 
 
 def test_all_faults_are_told_at_once() -> None:

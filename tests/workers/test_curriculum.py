@@ -20,7 +20,7 @@ from nnsec.settings import ModelTable
 from nnsec.trust import keys
 from nnsec.trust.commands import sign_command
 from schemas.base import to_millis
-from schemas.outcome import Outcome, encode_outcome
+from schemas.outcome import MOST_ROWS, Outcome, encode_outcome
 from schemas.revocation import Revocation
 from schemas.source import Source
 from schemas.training import Sample
@@ -169,6 +169,15 @@ def test_a_float_that_is_none_is_passed_over() -> None:
         said = Outcome(LOG, 0, offset, (0,), sample, "accepted", ((),), "1", T0)
         found.apply(Record("training.accepted", 0, offset, 0, b"", *encode_outcome(said)), 7.0)
     assert fresh(found) == [(0, 0)]
+
+
+def test_the_last_row_that_a_record_can_have_is_learned() -> None:
+    """Whatever `[limits] rows` says; and a manifest can name it."""
+    found = told(outcome(1, (0, MOST_ROWS - 1), labels=(0, 1)), outcome(2, (MOST_ROWS,)))
+    assert fresh(found) == [(1, 0), (1, MOST_ROWS - 1)]
+    curriculum = found.curricula["digits"]
+    lesson = curriculum.lesson(curriculum.fresh((), classes=10))
+    assert len(gather(lesson.batches).learned[0].exclusions) == MOST_ROWS - 2
 
 
 def test_a_label_that_the_model_lacks_is_left_out(caplog: pytest.LogCaptureFixture) -> None:

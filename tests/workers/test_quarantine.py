@@ -16,7 +16,7 @@ from nnsec.adapters import kafka
 from nnsec.adapters.records import Out
 from nnsec.settings import Settings
 from schemas.base import to_millis
-from schemas.outcome import Figure, Outcome, decode_outcome, encode_outcome
+from schemas.outcome import MOST_ROWS, Figure, Outcome, decode_outcome, encode_outcome
 from schemas.source import Source
 from schemas.summary import Summary
 from schemas.training import Sample
@@ -345,7 +345,7 @@ async def test_a_release_accepts_the_good_rows_of_a_record(stage: Stage) -> None
     assert stage._pen is not None
     x = np.arange(4 * 64, dtype=np.uint8).reshape(4, 1, 8, 8) % 17
     outcome = Outcome(
-        log=stage.site.logs["training.samples"], partition=1, offset=8, rows=(0, 2, 3, 5),
+        log=stage.site.logs["training.samples"], partition=1, offset=8, rows=(0, 2, 3, 70_000),
         sample=Sample("digits", "r8", "s1", x, np.arange(4), "binary"), verdict="quarantined",
         reasons=((HELD,), ("outlier", HELD), ("trigger", HELD), (HELD,)), version="1", time=T0,
         figures=({}, {"outlier": Figure(3, 2)}, {"trigger": Figure(9, 8)}, {}),
@@ -360,8 +360,8 @@ async def test_a_release_accepts_the_good_rows_of_a_record(stage: Stage) -> None
             await stage.order("release", "s1", id=name)
             await stage.until(lambda: stage.outcomes("release")[-1] == "done")
     (released,) = (r for r in stage.tape if r.topic == "training.accepted")
-    found = decode_outcome(released.value, released.headers)
-    assert (found.verdict, found.rows, found.reasons) == ("accepted", (0, 5), ((), ()))
+    found = decode_outcome(released.value, released.headers, max_rows=MOST_ROWS)
+    assert (found.verdict, found.rows, found.reasons) == ("accepted", (0, 70_000), ((), ()))
     assert released.key == b"s1"
     assert (found.log, found.partition, found.offset) == (outcome.log, 1, 8)
     assert np.array_equal(found.sample.x, x[[0, 3]])

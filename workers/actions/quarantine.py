@@ -15,7 +15,7 @@ from nnsec.adapters.records import Out, Record
 from nnsec.errors import SchemaError
 from schemas.action import Action
 from schemas.base import from_millis, to_millis
-from schemas.outcome import decode_outcome, encode_outcome
+from schemas.outcome import MOST_ROWS, decode_outcome, encode_outcome
 from schemas.revocation import MAX_POSITIONS, Revocation
 from schemas.source import Source, SourceState
 from schemas.topics import DAY_MS
@@ -258,7 +258,7 @@ def _for_source(record: Record, log: UUID) -> set[Place]:
     if len(reasons) == 1:
         return places
     try:
-        outcome = decode_outcome(record.value, record.headers)
+        outcome = decode_outcome(record.value, record.headers, max_rows=MOST_ROWS)
     except SchemaError:
         return set()  # not written by the screen
     rows = zip(outcome.rows, outcome.reasons, strict=True)
@@ -272,7 +272,7 @@ def _accepted(record: Record, rows: Collection[int]) -> Out:
     if len(_reasons(record)) == 1 and len(rows) == len(found["nnsec-rows"].split(b",")):
         kept = tuple((k, v) for k, v in record.headers if k.lower() != "nnsec-reasons")
         return Out("training.accepted", record.value, record.key, kept)
-    outcome = decode_outcome(record.value, record.headers)
+    outcome = decode_outcome(record.value, record.headers, max_rows=MOST_ROWS)
     kept_rows = [index for index, row in enumerate(outcome.rows) if row in rows]
     value, headers = encode_outcome(
         replace(
