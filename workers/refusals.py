@@ -91,7 +91,7 @@ class Refusals:
         list
             Of at least n positions; empty if there is no lesson now.
         """
-        lessons = self._standing(model, parent, frozenset(fresh))
+        lessons = self._standing(model, parent, fresh)
         if len(fresh) < self._n:
             return []
         aside = frozenset[Position]().union(*lessons)
@@ -110,13 +110,14 @@ class Refusals:
         return whole if differs else []
 
     def _standing(
-        self, model: str, parent: Parent, fresh: frozenset[Position]
+        self, model: str, parent: Parent, fresh: Sequence[Position]
     ) -> tuple[frozenset[Position], ...]:
         """The lessons of this parent that could be tried as they were; others are forgotten."""
         stands = self._refused.pop(model, None)
         if stands is None or stands.parent != parent:
             return ()
-        lessons = tuple(one for one in stands.lessons if one <= fresh)
+        there = frozenset(fresh)
+        lessons = tuple(one for one in stands.lessons if one <= there)
         if lessons:
             self._refused[model] = replace(stands, lessons=lessons)
         return lessons
