@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from nnsec.subjects import digest
 from schemas.action import Action
 from schemas.alert import Subject
+from schemas.base import to_millis
 from schemas.incident import (
     ActionState,
     IncidentAction,
@@ -94,7 +96,7 @@ def began_again(
     return frozenset(
         a.subject
         for a in newest.values()
-        if a.state == "done" and renewed(opened[a.subject], a.time)
+        if a.state == "done" and renewed(opened[a.subject], a.time, a.figures)
     )
 
 
@@ -110,9 +112,25 @@ def settled(
     return frozenset(answered - under_way - began_again(real, involved))
 
 
-def renewed(opened: datetime | None, done: datetime) -> bool:
-    """Whether an episode that opened then is none that an action done by then was about."""
-    return opened is not None and opened > done + SKEW
+def about(opened: datetime | None) -> dict[str, int]:
+    """What the figures of an action say of the newest episode that it was planned about."""
+    return {} if opened is None else {"opened_ms": to_millis(opened)}
+
+
+def renewed(opened: datetime | None, done: datetime, figures: Mapping[str, Any]) -> bool:
+    """Whether an episode that opened then is none that an action done by then was about.
+
+    Parameters
+    ----------
+    figures:
+        Of the action. What it was planned `about` did not come after it, though the clock by which
+        it was done may be behind stream time by any amount.
+    """
+    if opened is None:
+        return False
+    planned = figures.get("opened_ms")
+    known = planned if isinstance(planned, int) else 0
+    return to_millis(opened) > max(to_millis(done), known) + SKEW // timedelta(milliseconds=1)
 
 
 def _answered(

@@ -182,19 +182,21 @@ def _alert(incident: Incident, alert: Alert) -> Step:
     if incident.state == "contained" and item is not None:
         if known is None:
             return _moved(updated, "open", ROLE, f"new subject: {name}", alert.time)
-        if _began_again(updated, item):
+        if _began_again(updated, item, known.opened):
             return _moved(updated, "open", ROLE, f"began again: {name}", alert.time)
     if incident.state == "resolved":
         return _moved(updated, "open", ROLE, f"not over: {name}", alert.time)
     return Step(updated, "evidence")
 
 
-def _began_again(incident: Incident, item: IncidentSubject) -> bool:
+def _began_again(incident: Incident, item: IncidentSubject, before: datetime | None) -> bool:
     """Whether a subject of a contained incident goes on after what was done about it."""
     if actions.began_again(incident.actions, (item,)):
         return True
-    # Of an action that was left out no more is known than that it was done when all were.
-    return item.answered and actions.renewed(item.opened, incident.history[-1].time)
+    # Of an action that was left out no more is known than that it was done when all were, and that
+    # no episode had begun again of those that were known before.
+    done = incident.history[-1].time
+    return item.answered and actions.renewed(item.opened, done, actions.about(before))
 
 
 def _action(incident: Incident, action: Action) -> Step:

@@ -135,7 +135,7 @@ def _attempt(
     while (
         (last := known.get(action_id(incident, action, item.subject, attempt))) is not None
         and last.outcome == "done"
-        and renewed(item.opened, last.time)
+        and renewed(item.opened, last.time, last.figures)
     ):
         attempt += 1
     return attempt

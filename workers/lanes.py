@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from nnsec.actions import about
 from nnsec.errors import GuardRefused, NNSecError, TransientError
 from nnsec.guards import Population, check_target
 from nnsec.policy import plan
@@ -68,11 +69,11 @@ class Lanes:
         if incident.state in FINISHED:
             await self._give_up(incident)
             return
-        first = {item.subject: item.first_seen for item in incident.subjects}
+        involved = {item.subject: item for item in incident.subjects}
         dry = site.settings.remediation.dry_run
         wanted: list[tuple[Action, str]] = []
         for intent in plan(incident, site.settings.policy, self._kinds, site.actions):
-            known = site.actions.get(intent.id)
+            known, item = site.actions.get(intent.id), involved[intent.subject]
             if known is not None and (dry or not known.figures.get("dry_run")):
                 continue
             action = Action(
@@ -80,8 +81,8 @@ class Lanes:
                 subject=intent.subject, outcome="proposed", automatic=not intent.approval, by=ROLE,
                 reason="", time=site.now(), version=known.version if known else 0,
                 figures={
-                    "first_evidence_ms": to_millis(first[intent.subject]), "order": intent.order,
-                    "approval": "required" if intent.approval else "none",
+                    "first_evidence_ms": to_millis(item.first_seen), "order": intent.order,
+                    "approval": "required" if intent.approval else "none", **about(item.opened),
                 },
             )  # fmt: skip
             reason = f"policy of {incident.family} at severity {incident.severity}"

@@ -256,6 +256,21 @@ def test_a_subject_that_began_again_is_not_contained_until_it_is_answered_again(
     assert after(ended, AlertSeen(alert(episode=3, after=200))).state == "open"
 
 
+def test_what_was_left_out_answers_all_that_was_known_by_then() -> None:
+    """Also where remediation's clock is an hour behind: only a later episode is a new one."""
+    behind = step(OPEN, ActionSeen(action("done", after=-3600)), log=LOG).incident
+    assert behind is not None
+    item = behind.subjects[0].model_copy(update={"answered": True})
+    cut = behind.model_copy(
+        update={
+            "state": "contained", "subjects": (item,), "actions": (), "left_out": {"done": 1},
+            "history": (behind.history[-1].model_copy(update={"time": T0 - timedelta(hours=1)}),),
+        }
+    )  # fmt: skip
+    assert after(cut, AlertSeen(alert(seq=1, after=10))).state == "contained"
+    assert after(cut, AlertSeen(alert(episode=2, after=60))).state == "open"
+
+
 def test_only_the_first_alert_of_an_episode_says_when_it_opened() -> None:
     """Totals that come after the action was done are of what it was about."""
     incident = after(IN["contained"], AlertSeen(alert(episode=2, seq=3, after=60)))

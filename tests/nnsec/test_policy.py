@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from nnsec.actions import about
 from nnsec.errors import ConfigError
 from nnsec.policy import ACCUSED, action_id, check, plan
 from nnsec.settings import PolicyTable
@@ -87,6 +88,26 @@ def test_a_subject_that_began_again_calls_for_another_attempt() -> None:
     assert ids(60, **{first: ("failed", 5)}) == [first, rollback]
     third = action_id(UUID(int=5), "quarantine", A, 2)
     assert ids(99, **{first: ("done", 5), second: ("done", 70)}) == [third, rollback]
+
+
+@pytest.mark.parametrize("ahead", [-3600, -20, 0])
+def test_an_action_is_never_before_what_it_was_planned_about(ahead: int) -> None:
+    """By a clock that is behind, too: only what opened since calls for another attempt."""
+    first, second = (action_id(UUID(int=5), "quarantine", A, number) for number in (0, 1))
+
+    def wanted(opened: float) -> str:
+        done = Action(
+            id=first, action="quarantine", model="digits", incident=UUID(int=5), subject=A,
+            outcome="done", automatic=True, by="", reason="", figures=about(T0),
+            time=T0 + timedelta(seconds=2 + ahead),
+        )  # fmt: skip
+        one = incident(("source", "a"))
+        item = one.subjects[0].model_copy(update={"opened": T0 + timedelta(seconds=opened)})
+        one = one.model_copy(update={"subjects": (item,)})
+        return plan(one, POLICY, KINDS, {first: done})[0].id
+
+    assert wanted(0) == wanted(10) == first
+    assert wanted(60) == second
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from nnsec.incidents import ActionSeen, AlertSeen, stamped, step
 from nnsec.settings import Settings
 from nnsec.trust.statements import sign_statement
 from schemas.action import Action
+from schemas.incident import Incident
 from tests.workers.stage import (
     OPERATOR,
     RELEASE,
+    T0,
     Shelf,
     Stage,
     alert,
@@ -180,6 +182,60 @@ async def test_what_nobody_approves_is_denied(tmp_path: Path) -> None:
     assert stage.outcomes()[-1] == "denied"
     assert stage.actions()[-1].reason == "nobody approved it within 60 s"
     assert stage.said("models") == []
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("approval", ["none", "required"])
+async def test_a_wrong_clock_begins_nothing_again_and_keeps_its_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, approval: str, hours: int
+) -> None:
+    """One quarantine contains the incident; cool-down and approval time-out are as long as ever."""
+    changes: dict[str, Any] = {"approval": approval, "remediation": {"approval_timeout": 60.0}}
+    stage = made(tmp_path, ("quarantine",), **changes)
+    stage.now += timedelta(hours=hours)
+
+    async def nothing(*_: object) -> AsyncIterator[Record]:
+        for record in ():
+            yield record
+
+    monkeypatch.setattr(process, "since", nothing)
+    asked = "awaiting_approval"
+
+    async def told(one: Incident, outcome: str) -> Incident:
+        """The incident with all that came of it, once that has come to an outcome."""
+        await stage.take(one)
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == outcome)
+        for action in stage.actions("quarantine"):
+            one = step(one, ActionSeen(action), log=UUID(int=1)).incident or one
+        return one
+
+    async with stage.crew():
+        if approval == "required":
+            await told(incident(), asked)
+            stage.now += timedelta(seconds=50)
+            await stage.rest()
+            valid = {"issued": stage.now, "expires": stage.now + timedelta(minutes=5)}
+            await stage.order("approve", str(incident().id), **valid)
+        one = await told(incident(), "done")
+        assert one.state == "contained"
+        said = len(stage.actions())
+        await stage.take(one)
+        await stage.rest()
+        assert len(stage.actions()) == said
+
+        stage.now += timedelta(minutes=9)
+        late = alert(9, time=T0 + timedelta(hours=2))
+        again = step(one, AlertSeen(late), log=UUID(int=1)).incident
+        assert again is not None
+        assert again.state == "open"
+        await told(again, asked)
+        assert ("guard: cool-down" in stage.actions()[-1].reason) == (approval == "none")
+        stage.now += timedelta(seconds=59)
+        await stage.rest()
+        assert stage.outcomes()[-1] == asked
+        stage.now += timedelta(seconds=2)
+        await stage.rest()
+        assert stage.outcomes()[-1] == "denied"
 
 
 async def test_what_is_denied_takes_what_follows_along(tmp_path: Path) -> None:
