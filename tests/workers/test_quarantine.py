@@ -368,6 +368,34 @@ async def test_a_release_accepts_the_good_rows_of_a_record(stage: Stage) -> None
     assert found.sample.labels.tolist() == [0, 3]
 
 
+async def test_however_much_is_held_the_worker_goes_on_meanwhile(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held is looked through, and what is to be revoked, beside the event loop."""
+    loop, looked = asyncio.get_running_loop(), []
+
+    def slow(name: str, real: Any) -> None:
+        def waits(*args: Any) -> Any:
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(5.0)
+            looked.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(quarantine, name, waits)
+
+    slow("_for_source", quarantine._for_source)
+    slow("positions", quarantine.positions)
+    await sample(stage, "accepted", 7, "0")
+    await sample(stage, "quarantine", 8, "0", nnsec_reasons=HELD)
+    async with stage.crew():
+        await stage.order("quarantine", "s1")
+        await stage.until(lambda: stage.outcomes("quarantine")[-1] == "done")
+        assert looked == ["positions"]
+        await stage.order("release", "s1")
+        await stage.until(lambda: stage.outcomes("release")[-1:] == ["done"])
+    assert looked.count("_for_source") == 1
+    assert stage.actions("release")[-1].figures["released"] == 1
+
+
 async def test_a_release_that_failed_is_gone_on_with_when_it_is_approved(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
