@@ -27,6 +27,7 @@ may be 5 s ahead of a worker's clock, and what provoked the action must not look
 _RANK: dict[ActionState, int] = {
     "proposed": 0, "awaiting_approval": 1, "running": 2, "done": 3, "denied": 3, "failed": 3,
 }  # fmt: skip
+_OVER: frozenset[ActionState] = frozenset({"done", "denied"})
 
 
 def merge(known: tuple[IncidentAction, ...], action: Action) -> tuple[IncidentAction, ...] | None:
@@ -105,11 +106,31 @@ def settled(
 ) -> frozenset[Subject]:
     """The subjects about which all is done or denied that was called for, and none began again."""
     real = [a for a in actions if not a.figures.get("dry_run")]
-    under_way = {a.subject for a in real if a.state not in {"done", "denied"}}
+    under_way = {a.subject for a in real if a.state not in _OVER}
     over = {a.subject for a in real} - under_way
     whole = any(target.kind == "model" for target in over)
     answered = {s.subject for s in involved if whole or s.answered or s.subject in over}
     return frozenset(answered - under_way - began_again(real, involved))
+
+
+def noted(
+    actions: Iterable[IncidentAction], unlisted: dict[str, Unlisted], action: Action
+) -> dict[str, Unlisted]:
+    """The subjects that are not listed, where one may be answered by an action that ended.
+
+    It is noted now, as the action may be left out later: then a newer episode, which it does not
+    answer, could not be told from this one any more.
+    """
+    if not unlisted or action.outcome not in _OVER or action.figures.get("dry_run"):
+        return unlisted
+    real = [a for a in actions if not a.figures.get("dry_run")]
+    under_way = {digest(a.subject) for a in real if a.state not in _OVER}
+    named = unlisted.keys() if action.subject.kind == "model" else {digest(action.subject)}
+    ended = named - under_way
+    return {
+        name: (episode, seq, answered or name in ended)
+        for name, (episode, seq, answered) in unlisted.items()
+    }
 
 
 def about(opened: datetime | None) -> dict[str, int]:

@@ -203,7 +203,8 @@ def _action(incident: Incident, action: Action) -> Step:
     taken = actions.merge(incident.actions, action)
     if taken is None:
         return Step(incident, "none")
-    updated = incident.model_copy(update={"actions": taken})
+    unlisted = actions.noted(taken, incident.unlisted, action)
+    updated = incident.model_copy(update={"actions": taken, "unlisted": unlisted})
     if incident.state in FINISHED:
         return Step(updated, "evidence")
     state = actions.derive(taken, updated.subjects, updated.left_out, updated.unlisted)

@@ -147,6 +147,34 @@ def test_subjects_without_room_are_remembered() -> None:
     assert len(small.unlisted) == 30_000 // 16 // UNLISTED_BYTES
 
 
+def test_subjects_without_room_are_answered_when_their_actions_end() -> None:
+    """Each when all of its own did, so that the incident is contained when these are left out."""
+    limit, names = 360_000, [f"{LONG}{number:06}" for number in range(150)]
+    listed = after(
+        OPEN, *(AlertSeen(alert(name, evidence=2.0 + n)) for n, name in enumerate(names))
+    )
+    begun = [action(n, "running", subject=name) for n, name in enumerate(["s1", *names])]
+    cut = fit(after(listed, *begun), limit)
+    waiting = [n for n in ["s1", *names] if digest(alert(n).subject) in cut.unlisted]
+    assert waiting
+    assert not any(answered for _, _, answered in cut.unlisted.values())
+    assert len(cut.actions) == len(begun)
+    again = digest(alert(waiting[-1]).subject)
+    second = action(900, "running", subject=waiting[-1], name="rollback")
+    ended = after(cut, second, *(later(one, "done") for one in begun))
+    assert {name for name, (_, _, over) in ended.unlisted.items() if not over} == {again}
+    ended = after(ended, later(second, "done"))
+    assert ended.state == "contained"
+    assert all(answered for _, _, answered in ended.unlisted.values())
+
+    for number in range(1000, 1200):
+        news = alert(f"{LONG}{number:06}")
+        done = action(9000 + number, "done", subject=news.subject.id)
+        ended = fit(after(ended, AlertSeen(news), done), limit)
+        assert ended.state == "contained"
+    assert not {a.subject for a in ended.actions} & {alert(n).subject for n in waiting}
+
+
 def test_a_full_record_fits_with_all_that_is_remembered() -> None:
     """Subjects with the longest names and digests of 1,000 more, in a record of Kafka's default."""
     crowd = [f"{LONG}{number:06}" for number in range(499 + MAX_UNLISTED)]
