@@ -97,10 +97,14 @@ class Windows:
         self._own.discard(gone)
 
     def dump(self) -> bytes:
-        """All windows, least recently used first, behind a line that lists them."""
+        """All windows, least recently used first, behind a line that lists them.
+
+        Behind them are their ages, where workers of versions that know none do not look.
+        """
         written = [(key, window.snapshot()) for key, window in self._held.items()]
-        listed = [[*key, len(raw), self._opened[key] - self._age] for key, raw in written]
-        return json.dumps(listed).encode() + b"\n" + b"".join(raw for _, raw in written)
+        line = json.dumps([[*key, len(raw)] for key, raw in written]).encode()
+        ages = json.dumps([self._opened[key] - self._age for key in self._held]).encode()
+        return b"".join((line, b"\n", *(raw for _, raw in written), ages))
 
     @classmethod
     def load(cls, offset: int, dumped: bytes, capacity: int = SOURCES) -> Windows:
@@ -114,11 +118,13 @@ class Windows:
         line, _, body = dumped.partition(b"\n")
         state, start = cls(offset, capacity), 0
         try:
-            for model, source, size, *since in json.loads(line):
+            for model, source, size in json.loads(line):
                 key = str(model), str(source)
                 state._held[key] = SourceWindow.restore(body[start : start + size])
-                state._opened[key] = int(since[0]) if since else 0  # older versions told no age
                 start += size
+            # Older versions told no ages.
+            ages = json.loads(body[start:]) if body[start:] else [0] * len(state._held)
+            state._opened = {k: int(age) for k, age in zip(state._held, ages, strict=True)}
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise DigestMismatch(f"no list of windows: {error}") from error
         return state

@@ -189,7 +189,7 @@ async def test_the_first_snapshot_begins_where_the_group_does(
     topic.write(await agent.process(traffic[10:20]))
     heir = topic.agent(context)
     assert await heir.assigned(HELD) == {}
-    assert dumped(heir) == {0: (1, b"[]\n"), 1: (1, b"[]\n")}
+    assert dumped(heir) == {0: (1, b"[]\n[]"), 1: (1, b"[]\n[]")}
 
 
 async def test_parts_wait_for_the_head_before_them(

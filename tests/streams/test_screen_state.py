@@ -16,6 +16,7 @@ from nnsec.adapters import kafka
 from nnsec.adapters.declaration import declare
 from nnsec.adapters.records import Out, Record
 from nnsec.errors import DigestMismatch
+from nnsec.poisoning import SourceWindow
 from nnsec.settings import Settings, parse
 from nnsec.trust import keys
 from nnsec.trust.statements import sign_statement
@@ -251,19 +252,36 @@ def test_snapshots_that_tell_no_age_are_read() -> None:
     """As older versions wrote them."""
     state = screen_state.Windows(0)
     fill(state, "a", 3)
-    line, _, body = state.dump().partition(b"\n")
-    older = json.dumps([entry[:3] for entry in json.loads(line)]).encode()
-    again = screen_state.Windows.load(0, older + b"\n" + body)
+    older = state.dump().removesuffix(b"[0]")
+    assert older != state.dump()
+    again = screen_state.Windows.load(0, older)
     assert again.dump() == state.dump()
 
 
-def test_an_age_without_end_is_refused() -> None:
-    """JSON as Python reads it has an infinity."""
+def test_older_versions_read_a_snapshot() -> None:
+    """As they do: three words for each window, whose bytes follow, and nothing behind them."""
+    state = screen_state.Windows(0, capacity=2)
+    for name, samples in (("a", 3), ("b", 5), ("c", 4)):
+        fill(state, name, samples)
+    line, _, body = state.dump().partition(b"\n")
+    found, start = [], 0
+    for model, source, size in json.loads(line):
+        window = SourceWindow.restore(body[start : start + size])
+        assert window.snapshot() == state.open((model, source), 4).snapshot()
+        found.append((model, source, window.worth))
+        start += size
+    assert found == [("m", "b", 5), ("m", "c", 4)]
+    assert json.loads(body[start:]) == [-3, 0]
+
+
+@pytest.mark.parametrize(
+    "ages", [b"[Infinity]", b"[]", b"[0, 0]", b"0", b"[", b"\xff", b'["x"]', b"[" * 100_000]
+)
+def test_what_are_no_ages_is_refused(ages: bytes) -> None:
+    """One for each window, and each a number; JSON as Python reads it has an infinity."""
     state = screen_state.Windows(0)
     fill(state, "a", 3)
-    line, _, body = state.dump().partition(b"\n")
-    entry = json.loads(line)[0]
-    spoiled = json.dumps([[*entry[:3], float("inf")]]).encode() + b"\n" + body
+    spoiled = state.dump().removesuffix(b"[0]") + ages
     with pytest.raises(DigestMismatch, match="no list of windows"):
         screen_state.Windows.load(0, spoiled)
 
