@@ -72,6 +72,8 @@ class Device:
         self._orders = _Line()
         self._proved: set[tuple[str, int, str]] = set()
         """The checkpoints that this very process has loaded."""
+        self._waiting: tuple[str, ...] = ()
+        """Why the last batch could not be scored yet."""
         with contextlib.suppress(TransientError):  # whoever asks later hears of it
             self._start()
 
@@ -106,24 +108,29 @@ class Device:
         ModelFailed
             If the model or a detector raises, or the process ends or does not answer.
         TransientError
-            If the process cannot be started, or ends before it has loaded the checkpoint: then no
-            input is to blame. Or if the registry is away.
+            If the process cannot be started, or ends before it has loaded the checkpoint, or
+            refuses that, as after damage in the registry: no input is to blame for any of these.
         """
         key, what = (model, version, digest), f"scored {len(x)} inputs"
         head = {"model": model, "version": version, "digest": digest}
         with self._work.lock:
             process = self._start()
             if key not in self._proved:
-                self._load(self._work, process, head)
+                try:
+                    self._load(self._work, process, head)
+                except TransientError as error:
+                    self._waiting = (str(error),)
+                    raise
                 self._proved.add(key)
+            self._waiting = ()
             message = pack(head, {"x": x})
             return Scored(**_asked(self._work, process, message, what, PATIENCE + EACH * len(x)))
 
     def problems(self) -> tuple[str, ...]:
-        """What keeps inputs from being scored: that an answer takes very long."""
+        """What keeps inputs from being scored: a checkpoint, or an answer that takes very long."""
         waited, limit = self._work.waits()
         if waited < limit / 2:
-            return ()
+            return self._waiting
         return (f"the process that runs models has not answered for {waited:.0f} s",)
 
     def close(self) -> None:

@@ -83,10 +83,34 @@ def test_errors_keep_their_names(device: Device, checkpoint: MadeCheckpoint) -> 
     with pytest.raises(DigestMismatch):
         device.load("digits", 1, "0" * 64, {})
     with pytest.raises(ConfigError, match="not configured"):
-        device.score("letters", 1, checkpoint.digest, checkpoint.x[:1])
+        device.load("letters", 1, checkpoint.digest, {})
     with pytest.raises(ModelFailed, match="RuntimeError"):
         device.score("digits", 1, checkpoint.digest, checkpoint.x[:1, 0, :3, :3])
     assert len(device.score("digits", 1, checkpoint.digest, checkpoint.x[:1]).score) == 1
+
+
+def test_a_checkpoint_that_is_refused_when_inputs_are_there_blames_none(
+    configured: Settings, checkpoint: MadeCheckpoint, tmp_path: Path
+) -> None:
+    """Caught, for example: a new process, damage in the registry, and all inputs dead letters."""
+    shutil.copytree(configured.registry.url, tmp_path / "registry")
+    (weights,) = (tmp_path / "registry").rglob("weights.safetensors")
+    registry = configured.registry.model_copy(update={"url": str(tmp_path / "registry")})
+    device = Device(configured.model_copy(update={"registry": registry}))
+    sound = weights.read_bytes()
+    try:
+        weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+        with pytest.raises(TransientError, match="digits/1 waits: DigestMismatch: weights"):
+            device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+        with pytest.raises(TransientError, match="letters/1 waits: ConfigError: model"):
+            device.score("letters", 1, checkpoint.digest, checkpoint.x[:1])
+        (said,) = device.problems()
+        assert said.startswith("letters/1 waits")
+        weights.write_bytes(sound)
+        assert len(device.score("digits", 1, checkpoint.digest, checkpoint.x[:1]).score) == 1
+        assert device.problems() == ()
+    finally:
+        device.close()
 
 
 def test_a_models_error_with_a_name_of_ours_is_the_models() -> None:
