@@ -22,7 +22,8 @@ from nnsec.settings import Settings, parse
 from nnsec.suite import Scored
 from streams import device_process
 from streams.checkpoints import Checkpoints
-from streams.device import RESTARTS, Device, ModelFailed, _raised
+from streams.device import RESTARTS, Device, ModelFailed
+from streams.device_child import _raised
 from streams.device_messages import pack, unpack
 from tests.conftest import MadeCheckpoint
 
@@ -42,6 +43,11 @@ def device(configured: Settings) -> Iterator[Device]:
 def same(one: Scored, two: Scored) -> bool:
     names = [field.name for field in dataclasses.fields(Scored)]
     return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in names)
+
+
+def large(checkpoint: MadeCheckpoint) -> np.ndarray[Any, Any]:
+    """8000 inputs, 512 kB."""
+    return np.tile(checkpoint.x[:1], (8000, 1, 1, 1))
 
 
 def test_a_message_comes_out_as_it_went_in() -> None:
@@ -122,7 +128,7 @@ def test_a_models_error_with_a_name_of_ours_is_the_models() -> None:
 def test_after_a_death_the_next_batch_has_a_new_process(
     device: Device, checkpoint: MadeCheckpoint
 ) -> None:
-    device.load("digits", 1, checkpoint.digest, {})
+    device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
     old, before = device.pid, RESTARTS._value.get()
     assert old is not None
     os.kill(old, signal.SIGSTOP)  # so that the batch is surely with it when it dies
@@ -213,6 +219,89 @@ def test_one_that_does_not_answer_is_ended(
         device.close()
 
 
+def test_one_that_does_not_read_is_ended(
+    configured: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch larger than what the system holds for it is not sent before the process reads."""
+    device = Device(configured)
+    rescue = threading.Timer(20, device.close)
+    try:
+        device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+        monkeypatch.setattr("streams.device.PATIENCE", 1.0)
+        monkeypatch.setattr("streams.device.EACH", 0.0)
+        assert device.pid is not None
+        os.kill(device.pid, signal.SIGSTOP)
+        rescue.start()
+        with pytest.raises(ModelFailed, match="did not answer within 1 s while it scored 8000 inp"):
+            device.score("digits", 1, checkpoint.digest, large(checkpoint))
+        assert rescue.is_alive()
+    finally:
+        rescue.cancel()
+        device.close()
+
+
+def test_one_that_answers_in_part_is_ended(
+    configured: Settings,
+    checkpoint: MadeCheckpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Also where a process of its own, which outlives it, holds the other end."""
+    program = tmp_path / "python"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import os, subprocess, sys, time\n"
+        "lines = [int(number) for number in sys.argv[3:]]\n"
+        "os.write(lines[0], bytes([0, 0, 0, 100]) + b'part')\n"
+        "subprocess.Popen(['sleep', '20'], pass_fds=lines)\n"
+        "time.sleep(60)\n"
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr("streams.device.LOADING", 3.0)
+    with monkeypatch.context() as partial:
+        partial.setattr(sys, "executable", str(program))
+        device = Device(configured)
+    began = time.monotonic()
+    try:
+        with pytest.raises(TransientError, match="did not answer within 3 s while it loaded"):
+            device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
+        assert time.monotonic() - began < 15
+    finally:
+        device.close()
+
+
+def test_a_question_goes_to_the_process_that_was_looked_at(
+    configured: Settings, checkpoint: MadeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a new one's late answer stays behind, and each batch has the figures of the last."""
+    device, x, key = Device(configured), checkpoint.x, ("digits", 1, checkpoint.digest)
+    here = Checkpoints(configured)
+
+    def replaced(*message: Any) -> bytes:
+        """Between the look at the process and the question to it another takes its place."""
+        monkeypatch.setattr("streams.device.pack", pack)
+        assert device.pid is not None
+        os.kill(device.pid, signal.SIGKILL)
+        time.sleep(0.5)
+        device.load(*key, {})
+        os.kill(device.pid, signal.SIGSTOP)
+        return pack(*message)
+
+    try:
+        device.score(*key, x[:1])
+        monkeypatch.setattr("streams.device.pack", replaced)
+        monkeypatch.setattr("streams.device.PATIENCE", 1.0)
+        with pytest.raises(ModelFailed, match="status -9 while it scored 5 inputs"):
+            device.score(*key, x[:5])
+        os.kill(device.pid or 0, signal.SIGCONT)
+        monkeypatch.setattr("streams.device.PATIENCE", 30.0)
+        for start in (5, 10):
+            batch = x[start : start + 5]
+            assert same(device.score(*key, batch), here.score(*key, batch))
+    finally:
+        device.close()
+
+
 @pytest.mark.parametrize("sound", [True, False])
 def test_one_whose_golden_inputs_fail_too_makes_room(
     monkeypatch: pytest.MonkeyPatch, sound: bool
@@ -240,19 +329,21 @@ def test_one_whose_golden_inputs_fail_too_makes_room(
     assert device_process._sick.is_set() is not sound
 
 
+@pytest.mark.parametrize("rows", [1, 8000])
 def test_closing_does_not_wait_for_an_answer(
-    configured: Settings, checkpoint: MadeCheckpoint
+    configured: Settings, checkpoint: MadeCheckpoint, rows: int
 ) -> None:
-    """Else a model that hangs keeps the worker from ending."""
+    """Else a model that hangs keeps the worker from ending; of 8000 rows not all are sent yet."""
     device = Device(configured)
     checkpoints = Checkpoints(configured, device)
     device.score("digits", 1, checkpoint.digest, checkpoint.x[:1])
     assert device.pid is not None
     os.kill(device.pid, signal.SIGSTOP)
     work = checkpoints.executor.submit(
-        checkpoints.score, "digits", 1, checkpoint.digest, checkpoint.x[:1]
+        checkpoints.score, "digits", 1, checkpoint.digest, large(checkpoint)[:rows]
     )
-    while not device._work.waits()[0]:
+    assert device._child is not None
+    while not device._child.work.waits()[0]:
         time.sleep(0.01)
     began = time.monotonic()
     checkpoints.close()
