@@ -197,9 +197,8 @@ class Evidence:
         )
 
     def _repeats(self, key: bytes, slot: int | None, fingerprint: int) -> bool:
-        if slot is not None and fingerprint in self._slots["recent"][slot].tolist():
-            return True
-        return self._memory.seen(key, fingerprint)
+        known = self._memory.seen(key, fingerprint)  # always, so that it knows of this sight too
+        return known or (slot is not None and fingerprint in self._slots["recent"][slot].tolist())
 
     def _admit(self, key: bytes, era: int) -> int:
         slot = len(self._index)

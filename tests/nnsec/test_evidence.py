@@ -118,6 +118,19 @@ def test_a_cycle_as_long_as_the_memory_counts_once() -> None:
     assert state.repeated == 3 * 2000
 
 
+def test_an_input_that_is_sent_all_the_time_counts_once() -> None:
+    """Also when others come between whose inputs the memory cannot hold."""
+    state = Evidence(Allowance(weight=1e-4, daily=1.0), capacity=10, memory=100)
+    assert state.update("camera", 0, 1, BETS_400, now=0)[0]
+    for i in range(400):
+        assert state.update("other", 0, 10 + i, BETS_400, now=0)[0]
+        if i % 10 == 0:
+            assert not state.update("camera", 0, 1, BETS_400, now=0)[0]
+    for fingerprint in (2, 3, 4):
+        assert state.update("camera", 0, fingerprint, BETS_400, now=0)[0]
+    assert not state.update("camera", 0, 1, BETS_400, now=0)[0]
+
+
 def test_the_pair_longest_unseen_is_forgotten_first() -> None:
     """Being seen again counts as new; beyond the capacity one goes for one."""
     repeats = Repeats(3)
