@@ -19,6 +19,7 @@ from nnsec.adapters import kafka
 from nnsec.adapters.records import Out, Record
 from nnsec.drift import Reference
 from nnsec.errors import NNSecError, TransientError
+from nnsec.evidence import DAY_MS
 from nnsec.watch import Watch
 from schemas.alert import Alert
 from schemas.headers import event_headers
@@ -223,11 +224,15 @@ class EvidenceAgent:
 
     def _spent(self, watch: Watch) -> None:
         """Show how much of the day's budget is handed out; tell once a day that more came."""
+        today = watch.now // DAY_MS
         for kind, allowance in watch.allowances.items():
-            ALLOWANCE.labels(watch.model, kind).set(allowance.spent / allowance.daily)
-            TRAFFIC.labels(watch.model, kind).set(allowance.traffic)
+            begun = allowance.day >= today  # else what it holds is an earlier day's
+            spent = allowance.spent / allowance.daily if begun else 0.0
+            traffic = allowance.traffic if begun else 0.0
+            ALLOWANCE.labels(watch.model, kind).set(spent)
+            TRAFFIC.labels(watch.model, kind).set(traffic)
             about = (watch.model, kind)
-            if allowance.traffic > 1 and self._exceeded.get(about) != allowance.day:
+            if traffic > 1 and self._exceeded.get(about) != allowance.day:
                 self._exceeded[about] = allowance.day
                 logger.warning(
                     "%s: more %s came today than [budget] %s expects; until midnight UTC evidence "

@@ -259,6 +259,21 @@ async def test_more_than_the_budget_expects_is_told_once_a_day(
     assert await told(550, 60, time=DAY_MS) == [said, said.replace("more inputs", "more windows")]
 
 
+async def test_what_an_earlier_day_handed_out_is_not_shown_as_todays(world: World) -> None:
+    """Also of a kind of which nothing has come today yet."""
+    agent = await world.started()
+
+    def shown() -> list[float]:
+        gauges = (module.ALLOWANCE, module.TRAFFIC)
+        return [gauge.labels("digits", "windows")._value.get() for gauge in gauges]
+
+    await agent.process([world.summary([0] * 64, first=0)])
+    assert all(value > 0 for value in shown())
+    await agent.process([world.summary([0], first=64, time=DAY_MS)])
+    assert module.TRAFFIC.labels("digits", "inputs")._value.get() > 0
+    assert shown() == [0, 0]
+
+
 async def test_rows_without_a_name_are_counted(world: World) -> None:
     """They accuse nobody, so an operator must see how many there are; each counts once."""
     agent = await world.started()
