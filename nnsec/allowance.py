@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-DAY_MS = 24 * 3600 * 1000
+from schemas.topics import DAY_MS
+
 EVEN = 0.9
 """Share of the day's part that is spent evenly over the expected times."""
 

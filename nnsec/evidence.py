@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnsec.allowance import DAY_MS, Allowance
+from nnsec.allowance import Allowance
 from nnsec.bets import CELLS, LEVELS, Bets, Levels
 from nnsec.repeats import Repeats
 from nnsec.sealed import seal, unseal
@@ -252,4 +252,4 @@ def _key(subject: str) -> bytes:
     return hashlib.blake2b(subject.encode(), digest_size=16, usedforsecurity=False).digest()
 
 
-__all__ = ["ANONYMOUS", "DAY_MS", "Allowance", "Bets", "Crossing", "Evidence", "Levels", "step"]
+__all__ = ["ANONYMOUS", "Allowance", "Bets", "Crossing", "Evidence", "Levels", "step"]

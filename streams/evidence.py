@@ -19,11 +19,11 @@ from nnsec.adapters import kafka
 from nnsec.adapters.records import Out, Record
 from nnsec.drift import Reference
 from nnsec.errors import NNSecError, TransientError
-from nnsec.evidence import DAY_MS
 from nnsec.watch import Watch
 from schemas.alert import Alert
 from schemas.headers import event_headers
 from schemas.summary import Summary
+from schemas.topics import DAY_MS
 from streams import snapshots
 from streams.agent import Context
 

@@ -12,8 +12,9 @@ from scipy.stats import beta
 
 from nnsec.bets import CELLS, LEVELS, Bets, Levels
 from nnsec.errors import DigestMismatch
-from nnsec.evidence import DAY_MS, SLOT, Allowance, Evidence, step
+from nnsec.evidence import SLOT, Allowance, Evidence, step
 from nnsec.repeats import Repeats
+from schemas.topics import DAY_MS
 
 LEVELS_400 = Levels.certified(400)
 BETS_400 = Bets.against(LEVELS_400, version="1")

@@ -17,7 +17,6 @@ from nnsec.bets import Levels
 from nnsec.drift import WINDOW, Reference
 from nnsec.episodes import QUIET_MS, RESEND_MS, Episodes, Report
 from nnsec.errors import DigestMismatch, SchemaError
-from nnsec.evidence import DAY_MS
 from nnsec.sealed import seal, unseal
 from nnsec.settings import Budget, PolicyTable
 from nnsec.signals import Place
@@ -26,6 +25,7 @@ from nnsec.watch import Watch
 from schemas.alert import Alert
 from schemas.base import SEVERITIES, from_millis
 from schemas.summary import INPUT_ROW, LABEL_ROW, SAMPLE_ROW, Summary
+from schemas.topics import DAY_MS
 
 LOG = uuid.UUID(int=9)
 LEVELS = Levels.certified(400)

@@ -17,12 +17,11 @@ from nnsec.adapters.records import Out, Record
 from nnsec.bets import Levels
 from nnsec.drift import Reference
 from nnsec.errors import ConfigError, SchemaError, TransientError
-from nnsec.evidence import DAY_MS
 from nnsec.settings import Settings, parse
 from schemas.alert import Alert
 from schemas.base import from_millis
 from schemas.summary import INPUT_ROW, Summary
-from schemas.topics import TOPICS
+from schemas.topics import DAY_MS, TOPICS
 from streams import evidence as module
 from streams import snapshots
 from streams.agent import Context
